@@ -1,0 +1,1 @@
+"""Floor 4: a Step as a command. Builds, never starts."""

@@ -1,0 +1,1 @@
+"""Floor 4: lines and records as metrics, alerts and diagnoses."""

@@ -1,0 +1,45 @@
+"""Where things live: XDG directories, and files replaced whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def runs_root() -> Path:
+    """Where runs are listed: $GPTOSS_RUNS, or `gptoss/runs` under the XDG data directory."""
+    if chosen := os.environ.get("GPTOSS_RUNS"):
+        return Path(chosen).expanduser().absolute()
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data) / "gptoss" / "runs"
+
+
+def config_root() -> Path:
+    """Where user presets and the key map live: `gptoss` under the XDG configuration directory."""
+    config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(config) / "gptoss"
+
+
+def state_root() -> Path:
+    """Where drafts and calibrations live: `gptoss` under the XDG state directory."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "gptoss"
+
+
+def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
+    """Replace `path` with `text`; a reader sees the old file or the new one, never a part.
+
+    Raises OSError, and then leaves the old file as it was.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, mode)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

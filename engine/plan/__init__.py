@@ -1,0 +1,1 @@
+"""Floor 3: whether and how a run fits the machine."""

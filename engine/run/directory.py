@@ -1,0 +1,179 @@
+"""The run directory: the only output and the only truth. Documented in docs/run-directory.md.
+
+Names and reads what is in it. Who writes what: the supervisor writes `state.json`,
+`distributed_config.env` and the attempt directories' `command.sh`; workers write
+`metrics.jsonl` and their own files; both append to `events.jsonl`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from engine.errors import NotFoundError, RunError
+from engine.plan.plan import Plan
+from engine.run.state import State
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+class RunDirectory:
+    """The files of one run, by name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    def __repr__(self) -> str:
+        return f"RunDirectory({str(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    settings = property(lambda self: self.path / "settings.toml")
+    plan = property(lambda self: self.path / "plan.json")
+    state = property(lambda self: self.path / "state.json")
+    environment = property(lambda self: self.path / "distributed_config.env")
+    command = property(lambda self: self.path / "command.sh")
+    metrics = property(lambda self: self.path / "metrics.jsonl")
+    events = property(lambda self: self.path / "events.jsonl")
+    supervisor_log = property(lambda self: self.path / "supervisor.log")
+    lock = property(lambda self: self.path / "supervisor.lock")
+    attempts = property(lambda self: self.path / "attempts")
+
+    model = property(lambda self: self.path / "model")
+    """The Hugging Face checkpoint that the prepare step made (tiny model only)."""
+    data = property(lambda self: self.path / "data")
+    """`train.{bin,idx}`, `validation.{bin,idx}`, `tokenizer/` and `manifest.json`."""
+    converted = property(lambda self: self.path / "converted")
+    """The Megatron checkpoint that the convert step made."""
+    checkpoints = property(lambda self: self.path / "checkpoints")
+    """What training saves."""
+    export = property(lambda self: self.path / "export")
+    """The trained model as Hugging Face safetensors."""
+    tensorboard = property(lambda self: self.path / "tensorboard")
+
+    def attempt(self, number: int, step: str) -> Path:
+        """The directory of one attempt: rank logs, command, reports."""
+        return self.attempts / f"{number:02d}-{step}"  # type: ignore[no-any-return]
+
+    def read_plan(self) -> Plan:
+        """Raises RunError for a missing, newer or damaged plan."""
+        return Plan.from_json(self._read(self.plan))
+
+    def read_state(self) -> State:
+        """The state as its supervisor last wrote it. Raises RunError as `State.from_json` does."""
+        return State.from_json(self._read(self.state))
+
+    def last_checkpoint(self) -> int | None:
+        """Iteration of the newest complete checkpoint of the training, or None.
+
+        Megatron writes the tracker file last, after every rank has finished.
+        """
+        tracker = self.checkpoints / "latest_checkpointed_iteration.txt"
+        try:
+            iteration = int(tracker.read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return None
+        is_there = (self.checkpoints / f"iter_{iteration:07d}" / ".metadata").exists()
+        return iteration if is_there else None
+
+    def append_event(self, kind: str, message: str, **facts: Any) -> None:
+        """Add one line to `events.jsonl`; a line is written in one piece. Raises OSError."""
+        record = {"t": time.time(), "kind": kind, "message": message, **facts}
+        append_line(self.events, record)
+
+    def _read(self, path: Path) -> str:
+        try:
+            return path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise RunError(f"{self.path} is not a run: it has no {path.name}", "list runs with: gptoss runs") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunError(f"{path} cannot be read: {error}", "check its permissions") from error
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Append `record` as one JSON line, in one write, so that writers do not mix. Raises OSError."""
+    line = (json.dumps(record) + "\n").encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+
+
+def create(root: Path, name: str) -> RunDirectory:
+    """Make an empty run directory. Raises RunError when it exists or cannot be made."""
+    check_name(name)
+    path = root / name
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o750)
+    except FileExistsError:
+        raise RunError(
+            f"the run {name!r} exists already: {path}", f"give another name, or continue it: gptoss run --resume {name}"
+        ) from None
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be made: {error.strerror}", "choose another place with --set output.directory=DIR"
+        ) from error
+    run = RunDirectory(path)
+    run.attempts.mkdir()
+    return run
+
+
+def check_name(name: str) -> str:
+    """`name` when it can name a run. Raises RunError: it becomes part of paths and commands."""
+    if not _NAME.fullmatch(name):
+        raise RunError(
+            f"{name!r} cannot name a run", "use up to 80 letters, digits, dots, dashes and underscores"
+        )
+    return name
+
+
+def find(root: Path, reference: str) -> RunDirectory:
+    """The run called `reference` in `root`, or at the path `reference`. Raises NotFoundError."""
+    path = Path(reference).expanduser()
+    for candidate in (root / reference, path):
+        if (candidate / "state.json").exists():
+            return RunDirectory(candidate.resolve())
+    raise NotFoundError(f"there is no run {reference!r} in {root}", "list runs with: gptoss runs")
+
+
+def list_runs(root: Path) -> list[RunDirectory]:
+    """Every run in `root`, newest first."""
+    try:
+        found = [entry for entry in root.iterdir() if (entry / "state.json").exists()]
+    except OSError:
+        return []
+    found.sort(key=lambda entry: (entry / "state.json").stat().st_mtime, reverse=True)
+    return [RunDirectory(entry.resolve()) for entry in found]
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a JSON-lines file; lines that are no JSON object are left out.
+
+    A killed writer leaves a half line; losing it is harmless.
+    """
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                record = parse_record(line)
+                if record is not None:
+                    yield record
+    except OSError:
+        return
+
+
+def parse_record(line: bytes) -> dict[str, Any] | None:
+    """One line of a JSON-lines file, or None when it is no JSON object."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None

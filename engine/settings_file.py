@@ -1,0 +1,60 @@
+"""Settings and presets as TOML files: read, write, refuse what a newer version wrote."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from engine.errors import NotFoundError, SettingsError
+from engine.paths import write_atomic
+from engine.settings import VERSION, Settings, merge, to_tables
+
+MAX_BYTES = 1_000_000
+"""A settings file is a few kilobytes; a larger one is something else."""
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """The tables of a settings file, `version` taken out.
+
+    Raises NotFoundError for a missing file, SettingsError for one that is not ours.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise SettingsError(f"{path} is larger than {MAX_BYTES:,} bytes", "give a gptoss.toml")
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no file {path}", "list presets with: gptoss presets") from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}", "give a readable TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not TOML: {error}", "compare it with: gptoss presets show rehearsal") from error
+    version = tables.pop("version", VERSION)
+    if not isinstance(version, int) or version > VERSION:
+        raise SettingsError(
+            f"{path} was written by a newer gptoss (settings version {version!r}; this one reads {VERSION})",
+            "upgrade gptoss",
+        )
+    return tables
+
+
+def load(path: Path, base: Settings | None = None) -> Settings:
+    """Settings from a file, over `base`. Raises as `read_tables` and `merge` do."""
+    tables = read_tables(path)
+    tables.pop("preset", None)
+    try:
+        return merge(base or Settings(), tables)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error.message}", error.hint) from error
+
+
+def dumps(settings: Settings) -> str:
+    """The file form: every value, so that a later change of a default changes no old run."""
+    import tomli_w  # imported here: workers read settings inside containers that lack it
+
+    return tomli_w.dumps({"version": VERSION, **to_tables(settings)})
+
+
+def save(settings: Settings, path: Path) -> None:
+    """Write `settings` to `path` atomically. Raises OSError."""
+    write_atomic(path, dumps(settings))

@@ -1,0 +1,1 @@
+"""Named starting points: each TOML file is a partial Settings."""
