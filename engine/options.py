@@ -83,10 +83,16 @@ def option(
     advanced: bool = False,
 ) -> Any:
     """Declare a settable value; the arguments are those of `Option`."""
-    facts = dict(
-        help=help, why=why, unit=unit, choices=choices, minimum=minimum, maximum=maximum,
-        native=native, advanced=advanced,
-    )  # fmt: skip
+    facts = {
+        "help": help,
+        "why": why,
+        "unit": unit,
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+        "native": native,
+        "advanced": advanced,
+    }
     return field(default=default, metadata=facts)
 
 
@@ -138,7 +144,7 @@ def check(option: Option, value: object) -> Value | Problem:
         low, high = option.minimum, option.maximum
         if (low is not None and value < low) or (high is not None and value > high):
             return _problem(option, value, f"give {option.range_text}")
-    return value  # type: ignore[return-value]
+    return value
 
 
 def suggest(word: str, known: list[str]) -> str:

@@ -359,7 +359,12 @@ class LaunchSettings:
         advanced=True,
     )
     node_rank: int = option(
-        0, help="This machine's number among the nodes.", minimum=0, maximum=4095, native="NODE_RANK", advanced=True
+        0,
+        help="This machine's number among the nodes.",
+        minimum=0,
+        maximum=4095,
+        native="NODE_RANK",
+        advanced=True,
     )
     grace_s: int = option(
         300,
@@ -376,6 +381,14 @@ class LaunchSettings:
         why="Nodes fail; bad settings fail every time, so the number is capped.",
         minimum=0,
         maximum=100,
+        advanced=True,
+    )
+    restart_wait_s: float = option(
+        10.0,
+        help="How long to wait before the first restart; the wait doubles with each further one.",
+        unit="s",
+        minimum=0,
+        maximum=3600,
         advanced=True,
     )
 

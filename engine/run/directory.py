@@ -26,7 +26,29 @@ class RunDirectory:
     """The files of one run, by name."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path.absolute()
+        self.path = path = path.absolute()
+        self.settings = path / "settings.toml"
+        self.plan = path / "plan.json"
+        self.state = path / "state.json"
+        self.environment = path / "distributed_config.env"
+        self.command = path / "command.sh"
+        """Every step's command in order, for people."""
+        self.metrics = path / "metrics.jsonl"
+        self.events = path / "events.jsonl"
+        self.supervisor_log = path / "supervisor.log"
+        self.lock = path / "supervisor.lock"
+        self.attempts = path / "attempts"
+        self.model = path / "model"
+        """The Hugging Face checkpoint that the prepare step made (tiny model only)."""
+        self.data = path / "data"
+        """`train.{bin,idx}`, `validation.{bin,idx}`, `tokenizer/` and `manifest.json`."""
+        self.converted = path / "converted"
+        """The Megatron checkpoint that the convert step made."""
+        self.checkpoints = path / "checkpoints"
+        """What training saves."""
+        self.export = path / "export"
+        """The trained model as Hugging Face safetensors."""
+        self.tensorboard = path / "tensorboard"
 
     def __repr__(self) -> str:
         return f"RunDirectory({str(self.path)!r})"
@@ -35,32 +57,9 @@ class RunDirectory:
     def name(self) -> str:
         return self.path.name
 
-    settings = property(lambda self: self.path / "settings.toml")
-    plan = property(lambda self: self.path / "plan.json")
-    state = property(lambda self: self.path / "state.json")
-    environment = property(lambda self: self.path / "distributed_config.env")
-    command = property(lambda self: self.path / "command.sh")
-    metrics = property(lambda self: self.path / "metrics.jsonl")
-    events = property(lambda self: self.path / "events.jsonl")
-    supervisor_log = property(lambda self: self.path / "supervisor.log")
-    lock = property(lambda self: self.path / "supervisor.lock")
-    attempts = property(lambda self: self.path / "attempts")
-
-    model = property(lambda self: self.path / "model")
-    """The Hugging Face checkpoint that the prepare step made (tiny model only)."""
-    data = property(lambda self: self.path / "data")
-    """`train.{bin,idx}`, `validation.{bin,idx}`, `tokenizer/` and `manifest.json`."""
-    converted = property(lambda self: self.path / "converted")
-    """The Megatron checkpoint that the convert step made."""
-    checkpoints = property(lambda self: self.path / "checkpoints")
-    """What training saves."""
-    export = property(lambda self: self.path / "export")
-    """The trained model as Hugging Face safetensors."""
-    tensorboard = property(lambda self: self.path / "tensorboard")
-
     def attempt(self, number: int, step: str) -> Path:
         """The directory of one attempt: rank logs, command, reports."""
-        return self.attempts / f"{number:02d}-{step}"  # type: ignore[no-any-return]
+        return self.attempts / f"{number:02d}-{step}"
 
     def read_plan(self) -> Plan:
         """Raises RunError for a missing, newer or damaged plan."""
@@ -116,7 +115,8 @@ def create(root: Path, name: str) -> RunDirectory:
         path.mkdir(mode=0o750)
     except FileExistsError:
         raise RunError(
-            f"the run {name!r} exists already: {path}", f"give another name, or continue it: gptoss run --resume {name}"
+            f"the run {name!r} exists already: {path}",
+            f"give another name, or continue it: gptoss run --resume {name}",
         ) from None
     except OSError as error:
         raise RunError(
@@ -130,9 +130,7 @@ def create(root: Path, name: str) -> RunDirectory:
 def check_name(name: str) -> str:
     """`name` when it can name a run. Raises RunError: it becomes part of paths and commands."""
     if not _NAME.fullmatch(name):
-        raise RunError(
-            f"{name!r} cannot name a run", "use up to 80 letters, digits, dots, dashes and underscores"
-        )
+        raise RunError(f"{name!r} cannot name a run", "use up to 80 letters, digits, dots, dashes and underscores")
     return name
 
 

@@ -1,0 +1,104 @@
+"""The verbs that print facts: presets, settings, doctor, completion."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from engine import presets as preset_files
+from engine.cli import output
+from engine.errors import ExitCode, SettingsError
+from engine.options import Option
+from engine.settings import OPTIONS, Settings, find_option, to_tables
+from engine.settings_file import dumps
+
+
+def presets(arguments: argparse.Namespace) -> int:
+    """List the presets, or show one as a settings file."""
+    if arguments.action == "show":
+        return _show_preset(arguments)
+    found = preset_files.all_presets()
+    if arguments.json:
+        output.print_json([
+            {"name": p.name, "title": p.title, "summary": p.summary, "path": str(p.path), "is_user": p.is_user}
+            for p in found
+        ])  # fmt: skip
+    else:
+        print(output.table([(p.name, p.title) for p in found], ("PRESET", "WHAT IT IS")))
+    return ExitCode.DONE
+
+
+def settings(arguments: argparse.Namespace) -> int:
+    """List every setting, or explain one."""
+    if arguments.action == "explain":
+        return _explain(arguments)
+    if arguments.json:
+        output.print_json([_option_facts(option) for option in OPTIONS.values()])
+    else:
+        rows = [(o.key, f"{o.default!r}", o.unit, o.help) for o in OPTIONS.values()]
+        print(output.table(rows, ("SETTING", "DEFAULT", "UNIT", "WHAT IT IS")))
+    return ExitCode.DONE
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Say what this machine has, and what is missing for a run on it."""
+    from engine import versions
+    from engine.machine import detect
+
+    machine = detect()
+    findings = (*machine.findings, *versions.check())
+    if arguments.json:
+        output.print_json({
+            "machine": machine.to_json(),
+            "findings": [asdict(finding) for finding in findings],
+        })  # fmt: skip
+    else:
+        print(output.clean(machine.headline))
+        for finding in findings:
+            print(output.clean(f"\n{finding.severity}: {finding.what}\n  {finding.why}\n  {finding.fix}".rstrip()))
+        if not findings:
+            print("nothing is missing")
+    return ExitCode.STEP_FAILED if any(finding.severity == "error" for finding in findings) else ExitCode.DONE
+
+
+def completion(arguments: argparse.Namespace) -> int:
+    """Print the completion script of a shell."""
+    import shtab
+
+    from engine.cli.parser import build
+
+    print(shtab.complete(build(), arguments.shell))
+    return ExitCode.DONE
+
+
+def _show_preset(arguments: argparse.Namespace) -> int:
+    if not arguments.name:
+        raise SettingsError("which preset?", "for example: gptoss presets show rehearsal")
+    found = preset_files.find(arguments.name)
+    if arguments.json:
+        changed = to_tables(found.settings, since=Settings())
+        output.print_json({"name": found.name, "title": found.title, "summary": found.summary,
+                           "settings": to_tables(found.settings), "changed": changed})  # fmt: skip
+    else:
+        print(f"# {found.title}\n# {found.summary}\n{dumps(found.settings)}", end="")
+    return ExitCode.DONE
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    if not arguments.key:
+        raise SettingsError("which setting?", "for example: gptoss settings explain training.learning_rate")
+    option = find_option(arguments.key)
+    facts = _option_facts(option)
+    if arguments.json:
+        output.print_json(facts)
+        return ExitCode.DONE
+    lines = [option.key, f"  {option.help}", f"  {option.why}" if option.why else ""]
+    lines += [f"  default  {option.default!r}", f"  takes    {option.range_text} {option.unit}".rstrip()]
+    lines += [f"  Megatron {option.native}" if option.native else ""]
+    print("\n".join(line for line in lines if line))
+    return ExitCode.DONE
+
+
+def _option_facts(option: Option) -> dict[str, Any]:
+    return {**asdict(option), "kind": option.kind.__name__, "range": option.range_text}

@@ -1,0 +1,50 @@
+"""How facts reach a person or a program: facts on stdout, progress and errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def print_json(value: Any, *, line: bool = False) -> None:
+    """One JSON value on stdout; as a single line inside a stream of them."""
+    print(json.dumps(value, indent=None if line else 2), flush=True)
+
+
+def say(text: str) -> None:
+    """A line of progress for the person, on stderr."""
+    print(clean(text), file=sys.stderr, flush=True)
+
+
+def print_error(message: str, hint: str) -> None:
+    """An error and the next thing to try, on stderr."""
+    say(f"gptoss: {message}")
+    if hint:
+        say(f"        {hint}")
+
+
+def clean(text: str) -> str:
+    """`text` without the control characters by which a log could drive the terminal."""
+    return _CONTROL.sub("�", text)
+
+
+def table(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> str:
+    """Aligned columns under their heads."""
+    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [heads, *rows]]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 42 s, 3 min 05 s, 2 h 10 min."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,131 @@
+"""The verbs about existing runs: runs, attach, stop, kill, logs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from engine import paths
+from engine.cli import output
+from engine.cli.starting import follow_to_end
+from engine.errors import ExitCode, NotFoundError, RunError
+from engine.monitor.tail import Tail
+from engine.run import directory, start
+from engine.run.directory import RunDirectory
+
+
+def list_runs(arguments: argparse.Namespace) -> int:
+    """Print every run with its status, newest first."""
+    facts = [_facts(run) for run in directory.list_runs(paths.runs_root())]
+    if arguments.json:
+        output.print_json(facts)
+    elif not facts:
+        output.say("there is no run yet; start one with: gptoss quickstart")
+    else:
+        heads = ("RUN", "STATUS", "STEP", "ITERATION", "CREATED")
+        print(output.clean(output.table([_row(fact) for fact in facts], heads)))
+    return ExitCode.DONE
+
+
+def attach(arguments: argparse.Namespace) -> int:
+    """Follow a run without a screen; one that is over prints what it came to."""
+    run = start.find(arguments.run)
+    run.read_state()  # a damaged run says so before the screen opens
+    if arguments.show_screen and not arguments.json:
+        return int(arguments.show_screen("monitor", run))
+    return follow_to_end(run, as_json=arguments.json)
+
+
+def stop(arguments: argparse.Namespace) -> int:
+    """Ask for a graceful stop, and wait for it when asked to."""
+    run = start.find(arguments.run)
+    start.stop(run)
+    output.say(f"stopping {run.name}; it saves a checkpoint first")
+    if arguments.wait:
+        _await_end(run)
+    return _print_state(run, arguments.json)
+
+
+def kill(arguments: argparse.Namespace) -> int:
+    """End every process of a run and wait until they are gone."""
+    run = start.find(arguments.run)
+    start.kill(run)
+    _await_end(run)
+    return _print_state(run, arguments.json)
+
+
+def logs(arguments: argparse.Namespace) -> int:
+    """Print one rank's log, and what is added to it when asked to follow."""
+    run = start.find(arguments.run)
+    path = _log_path(run, arguments.step, arguments.rank)
+    tail = Tail(path)
+    try:
+        while True:
+            for line in tail.read():
+                print(output.clean(line.decode("utf-8", "replace").rstrip("\n")))
+            if not arguments.follow or not run.read_state().observed().status.is_live:
+                return ExitCode.DONE
+            sys.stdout.flush()
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+
+
+def _facts(run: RunDirectory) -> dict[str, Any]:
+    try:
+        state = run.read_state().observed()
+    except RunError as error:
+        return {"run": run.name, "directory": str(run.path), "status": "damaged", "message": error.message}
+    return {
+        "run": run.name,
+        "directory": str(run.path),
+        "status": state.status.value,
+        "step": state.step,
+        "attempt": state.attempt,
+        "iteration": state.iteration,
+        "checkpoint": state.checkpoint,
+        "created": state.created,
+        "ended": state.ended,
+        "host": state.host,
+        "message": state.message,
+    }
+
+
+def _row(fact: dict[str, Any]) -> tuple[str, ...]:
+    created = fact.get("created")
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(created)) if created else ""
+    return (fact["run"], fact["status"], str(fact.get("step", "")), str(fact.get("iteration", "")), when)
+
+
+def _await_end(run: RunDirectory) -> None:
+    try:
+        start.wait(run, timeout_s=24 * 3600)
+    except KeyboardInterrupt:
+        output.say("\nno longer waiting; the request stands")
+
+
+def _print_state(run: RunDirectory, as_json: bool) -> int:
+    facts = _facts(run)
+    if as_json:
+        output.print_json(facts)
+    else:
+        print(output.clean(f"{facts['run']}: {facts['status']}"))
+    return ExitCode.DONE
+
+
+def _log_path(run: RunDirectory, step: str, rank: int) -> Path:
+    state = run.read_state()
+    wanted = step or state.step
+    numbers = [s.attempt for s in state.steps if s.name == wanted and s.attempt]
+    if not numbers:
+        steps = ", ".join(s.name for s in state.steps if s.attempt) or "none"
+        raise NotFoundError(f"{run.name} has no attempt of the step {wanted!r}", f"steps with logs: {steps}")
+    attempt = run.attempt(numbers[0], wanted)
+    path = attempt / f"rank-{rank}.log"
+    if not path.exists():
+        there = ", ".join(sorted(p.name for p in attempt.glob("*.log")))
+        raise NotFoundError(f"{attempt.name} has no log of rank {rank}", f"there are: {there or 'none yet'}")
+    return path

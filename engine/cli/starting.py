@@ -1,0 +1,144 @@
+"""The verbs that start runs: quickstart, new, run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from engine import presets
+from engine.cli import follow, output
+from engine.errors import EngineError, ExitCode, PreflightError, SettingsError
+from engine.findings import Finding
+from engine.machine import Machine, detect
+from engine.plan.plan import Plan
+from engine.plan.planner import make_plan
+from engine.run import commands, start
+from engine.run.directory import RunDirectory
+from engine.settings import Settings, parse_assignments
+from engine.settings_file import dumps
+
+
+def quickstart(arguments: argparse.Namespace) -> int:
+    """Start a run from a preset, the machine's own when none is named, and follow it."""
+    machine = detect()
+    name = arguments.preset or _preset_for(machine)
+    if not arguments.preset:
+        output.say(f"{machine.headline}: using the preset {name}")
+    return _start_and_follow(arguments, presets.find(name).settings, machine)
+
+
+def new(arguments: argparse.Namespace) -> int:
+    """Only reached without a terminal: the wizard needs answers from a person."""
+    raise SettingsError(
+        "the set-up asks questions and there is no terminal to ask them in",
+        "give the answers as a preset or file: gptoss run PRESET --set KEY=VALUE",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Start a run from a preset or a settings file, or resume one."""
+    if arguments.resume:
+        found = start.find(arguments.resume)
+        start.resume(found, parse_assignments(arguments.assignments))
+        return _report(found, arguments)
+    if not arguments.preset:
+        raise SettingsError("no preset was named", "for example: gptoss run rehearsal; list them with: gptoss presets")
+    return _start_and_follow(arguments, presets.find(arguments.preset).settings, detect())
+
+
+def prepare_run(
+    settings: Settings, machine: Machine, *, name: str = "", force: bool = False
+) -> tuple[RunDirectory, tuple[Finding, ...]]:
+    """Plan, check and create a run, not launched yet. Raises PreflightError when a check refuses."""
+    plan = make_plan(settings, machine)
+    findings = check(settings, plan, machine)
+    refuse(findings, force=force)
+    return start.create(settings, plan, name), findings
+
+
+def check(settings: Settings, plan: Plan, machine: Machine) -> tuple[Finding, ...]:
+    """What the checks before the start have found."""
+    from engine import paths, preflight
+
+    return preflight.check(settings, plan, machine, paths.runs_root())
+
+
+def refuse(findings: tuple[Finding, ...], *, force: bool) -> None:
+    """Raise PreflightError for the errors among `findings`; `force` overrides those that allow it."""
+    errors = [f for f in findings if f.severity == "error" and not (force and f.ignorable)]
+    if errors:
+        first = errors[0]
+        more = "".join(f"\n        {finding.what}: {finding.fix}" for finding in errors[1:])
+        raise PreflightError(f"{first.what}. {first.why}", f"{first.fix}{more}")
+
+
+def _start_and_follow(arguments: argparse.Namespace, base: Settings, machine: Machine) -> int:
+    settings = base.with_values(parse_assignments(arguments.assignments))
+    if getattr(arguments, "dry_run", False):
+        return _dry_run(arguments, settings, machine)
+    made, findings = prepare_run(settings, machine, name=arguments.name, force=arguments.force)
+    for finding in findings:
+        if finding.severity != "info":
+            output.say(f"{finding.severity}: {finding.what}: {finding.fix}")
+    start.launch(made)
+    return _report(made, arguments)
+
+
+def _report(made: RunDirectory, arguments: argparse.Namespace) -> int:
+    """Say that the run is under way; then follow it, or leave it to itself."""
+    output.say(f"run {made.name} in {made.path}")
+    if getattr(arguments, "detach", False):
+        output.say(f"watch it with: gptoss attach {made.name}")
+        if arguments.json:
+            output.print_json({"run": made.name, "directory": str(made.path)})
+        return ExitCode.DONE
+    if arguments.show_screen:
+        return int(arguments.show_screen("monitor", made))
+    return follow_to_end(made, as_json=arguments.json)
+
+
+def follow_to_end(made: RunDirectory, *, as_json: bool) -> int:
+    """Follow a run without a screen and print what it came to. Ctrl+C leaves the run going."""
+    try:
+        code = follow.follow(made, as_json=as_json)
+    except KeyboardInterrupt:
+        output.say(f"\nno longer watching; the run goes on. gptoss attach {made.name} | gptoss stop {made.name}")
+        return ExitCode.INTERRUPTED
+    facts = follow.summary(made, made.read_state().observed())
+    if as_json:
+        output.print_json(facts, line=True)
+    else:
+        print(output.clean(follow.describe(facts)))
+    return code
+
+
+def _dry_run(arguments: argparse.Namespace, settings: Settings, machine: Machine) -> int:
+    plan = make_plan(settings, machine)
+    findings = check(settings, plan, machine)
+    example = RunDirectory(Path(settings.output.directory or ".") / (arguments.name or "RUN"))
+    script = commands.all_steps_script(example, settings, plan)
+    if arguments.json:
+        facts = [{"severity": f.severity, "what": f.what, "why": f.why, "fix": f.fix} for f in findings]
+        output.print_json({"script": script, "settings": dumps(settings), "findings": facts})
+        return ExitCode.DONE
+    print(script, end="")
+    for finding in findings:
+        output.say(f"{finding.severity}: {finding.what}: {finding.fix}")
+    return ExitCode.DONE
+
+
+def _preset_for(machine: Machine) -> str:
+    """The rehearsal without GPUs, else the first preset that plans and passes the checks."""
+    if not machine.gpus:
+        return "rehearsal"
+    for preset in presets.all_presets():
+        if preset.is_user or preset.settings.machine.device == "cpu":
+            continue
+        try:
+            plan = make_plan(preset.settings, machine)
+            refuse(check(preset.settings, plan, machine), force=False)
+        except EngineError:
+            continue
+        return preset.name
+    output.say("no preset fits these GPUs; `gptoss new` plans a run for them")
+    return "rehearsal"

@@ -1,0 +1,243 @@
+"""What a person does to a run: start, resume, stop, kill. Asks the supervisor, never replaces it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from engine import env_file, paths, settings_file
+from engine.errors import LaunchError, NotFoundError, RunError
+from engine.paths import write_atomic
+from engine.plan.plan import Plan
+from engine.processes import ProcessId
+from engine.run import commands, directory, reports
+from engine.run.directory import RunDirectory
+from engine.run.state import State, Status, StepState
+from engine.settings import Settings
+
+_CHANGEABLE = (
+    "training.iterations",
+    "training.checkpoint_interval",
+    "training.evaluation_interval",
+    "training.evaluation_iterations",
+    "launch.",
+    "output.keep_checkpoints",
+)
+"""Settings that may change within a run: they change how far and how often, not what is computed."""
+
+
+def create(settings: Settings, plan: Plan, name: str = "") -> RunDirectory:
+    """Make the run directory with everything but a supervisor.
+
+    An empty name becomes MODEL-DATE-TIME. Raises RunError when the run exists or the place is
+    not writable.
+    """
+    root = Path(settings.output.directory).expanduser() if settings.output.directory else paths.runs_root()
+    run = directory.create(root, name) if name else _create_unnamed(root, settings.model.name)
+    try:
+        _fill(run, settings, plan)
+        _list_in_runs_root(run)
+    except OSError as error:
+        raise RunError(f"{run.path} cannot be written: {error.strerror}", "free some space or choose another "
+                       "place with --set output.directory=DIR") from error  # fmt: skip
+    return run
+
+
+def launch(run: RunDirectory) -> None:
+    """Give the run its detached supervisor. Raises LaunchError, RunError when it has one."""
+    started = subprocess.run(
+        [sys.executable, "-m", "engine.run.supervisor", str(run.path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
+    )
+    if started.returncode != 0:
+        message, _, hint = started.stderr.strip().rpartition("\n")
+        raise LaunchError(message or started.stderr.strip() or "the supervisor did not start", hint)
+
+
+def start(settings: Settings, plan: Plan, *, name: str = "") -> RunDirectory:
+    """Create a run and launch it. Raises as `create` and `launch` do."""
+    run = create(settings, plan, name)
+    launch(run)
+    return run
+
+
+def resume(run: RunDirectory, changes: Mapping[str, object] | None = None) -> None:
+    """Go on with a run that was stopped, failed or lost its supervisor, or prolong a finished one.
+
+    Finished steps stay finished and training goes on from its last complete checkpoint.
+    Raises RunError when the run is at work, has nothing left to do, or a change would make
+    another run of it.
+    """
+    state = readable_state(run)
+    seen = state.observed()
+    if seen.status.is_live:
+        raise RunError(f"{run.name} is {seen.status}", f"watch it with: gptoss attach {run.name}")
+    is_longer = _apply(run, changes or {})
+    if seen.status is Status.FINISHED and not is_longer:
+        raise RunError(f"{run.name} has finished", "prolong it with: --set training.iterations=N")
+    _end_remains(run, state)
+    redo = {"train", "export", "verify"} if is_longer else set()
+    steps = tuple(
+        step
+        if step.status is Status.FINISHED and step.name not in redo
+        else replace(step, status=Status.PENDING, message="")
+        for step in state.steps
+    )
+    state = replace(state, status=Status.PENDING, steps=steps, message="", job=None)
+    write_atomic(run.state, state.to_json())
+    run.append_event("resumed", "going on where the run was left")
+    launch(run)
+
+
+def stop(run: RunDirectory) -> None:
+    """Ask for a graceful stop: Megatron saves a checkpoint first. Raises RunError when nothing runs."""
+    _live_supervisor(run).send(signal.SIGTERM)
+
+
+def kill(run: RunDirectory) -> None:
+    """End every process of the run now. Raises RunError when nothing runs."""
+    state = run.read_state()
+    if state.observed().status is Status.LOST and _end_remains(run, state):
+        return
+    _live_supervisor(run).send(signal.SIGQUIT)
+
+
+def wait(run: RunDirectory, timeout_s: float, until: Iterable[Status] | None = None) -> State:
+    """The state once the run has ended (or reached one of `until`), or when the time is over."""
+    wanted = set(until) if until else set(Status) - {Status.PENDING, Status.RUNNING, Status.STOPPING}
+    deadline = time.monotonic() + timeout_s
+    while True:
+        state = run.read_state().observed()
+        if state.status in wanted or time.monotonic() > deadline:
+            return state
+        time.sleep(0.1)
+
+
+def readable_state(run: RunDirectory) -> State:
+    """The run's state; a damaged one is rebuilt from what the steps left behind.
+
+    A step without its own success on record is done again: they are all safe to repeat.
+    """
+    try:
+        return run.read_state()
+    except RunError as error:
+        if "newer" in error.message:
+            raise
+    plan = run.read_plan()
+    attempts = sorted(path.name for path in run.attempts.glob("[0-9]*-*"))
+    state = State(
+        name=run.name,
+        status=Status.STOPPED,
+        steps=tuple(StepState(name=step.name) for step in plan.steps),
+        created=run.path.stat().st_ctime,
+        attempt=max((int(name.partition("-")[0]) for name in attempts), default=0),
+    )
+    for name in attempts:
+        number, _, step = name.partition("-")
+        planned = plan.step(step)
+        if planned is None:
+            continue
+        verdict = reports.judge(run.attempts / name, planned.ranks_per_node, 0)
+        if verdict.outcome is reports.Outcome.FINISHED:
+            state = state.with_step(step, status=Status.FINISHED, attempt=int(number))
+            state = replace(state, results={**state.results, step: dict(verdict.result)})
+    return state
+
+
+def _apply(run: RunDirectory, changes: Mapping[str, object]) -> bool:
+    """Write changed settings; True when they make the training longer."""
+    if not changes:
+        return False
+    for key in changes:
+        if not key.startswith(_CHANGEABLE):
+            raise RunError(f"{key} cannot change within a run", "start another run: gptoss run PRESET --set ...")
+    old = settings_file.load(run.settings)
+    new = old.with_values(changes)
+    is_longer = new.training.iterations > old.training.iterations
+    if is_longer and not old.training.decay_iterations:
+        # The schedule of the part that was trained must not change under it.
+        new = new.with_values({"training.decay_iterations": old.training.iterations})
+    settings_file.save(new, run.settings)
+    return is_longer
+
+
+def _live_supervisor(run: RunDirectory) -> ProcessId:
+    state = run.read_state().observed()
+    if not state.status.is_live or state.supervisor is None:
+        raise RunError(f"{run.name} is not running: it is {state.status}", state.message)
+    if not state.supervisor.is_alive():
+        raise RunError(f"{run.name} runs on {state.host}", f"ssh {state.host} gptoss stop {run.name}")
+    return state.supervisor
+
+
+def _end_remains(run: RunDirectory, state: State) -> int:
+    """Kill what a lost supervisor left running; return how many processes that were."""
+    left = [state.job] if state.job else []
+    for attempt in run.attempts.glob("[0-9]*-*"):
+        left += [r.process for r in reports.read_reports(attempt) if r.process and r.outcome is reports.Outcome.RUNNING]
+    ended = sum(process.send(signal.SIGKILL) for process in left)
+    deadline = time.monotonic() + 10
+    while any(process.is_alive() for process in left) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return ended
+
+
+def _create_unnamed(root: Path, model: str) -> RunDirectory:
+    base = f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    # Two runs may start in the same second.
+    for number in range(1, 100):
+        name = base if number == 1 else f"{base}-{number}"
+        if not (root / name).exists():
+            try:
+                return directory.create(root, name)
+            except RunError:
+                if not (root / name).exists():
+                    raise
+    raise RunError(f"{root} has too many runs called {base}", "give the run a name")
+
+
+def _fill(run: RunDirectory, settings: Settings, plan: Plan) -> None:
+    settings_file.save(settings, run.settings)
+    write_atomic(run.plan, plan.to_json())
+    env_file.write(run.environment, commands.environment_values(settings, plan, settings.launch.master_port or 29500))
+    write_atomic(run.command, commands.all_steps_script(run, settings, plan), mode=0o755)
+    steps = tuple(StepState(name=step.name) for step in plan.steps)
+    state = State(name=run.name, steps=steps, created=time.time(), heartbeat=time.time())
+    # Last: a directory with a state is a run.
+    write_atomic(run.state, state.to_json())
+
+
+def _list_in_runs_root(run: RunDirectory) -> None:
+    """Link a run that lives elsewhere into the list of runs, so that its name finds it."""
+    root = paths.runs_root()
+    if run.path.parent.resolve() == root.resolve():
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    link = root / run.name
+    if link.is_symlink() and not link.exists():
+        link.unlink()
+    try:
+        link.symlink_to(run.path)
+    except FileExistsError:
+        raise RunError(f"another run is called {run.name!r}", "give this one another name") from None
+
+
+def find(reference: str) -> RunDirectory:
+    """A run by name, by path, or `last` for the newest. Raises NotFoundError."""
+    root = paths.runs_root()
+    if reference not in ("", "last"):
+        return directory.find(root, reference)
+    runs = directory.list_runs(root)
+    if not runs:
+        raise NotFoundError(f"there is no run in {root} yet", "start one with: gptoss quickstart")
+    return runs[0]

@@ -1,0 +1,70 @@
+"""`gptoss`: read the command line; open a screen only when one is wanted and possible."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from engine.cli import parser
+from engine.errors import EngineError, ExitCode
+
+if TYPE_CHECKING:
+    from engine.run.directory import RunDirectory
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out one command line and return its exit code (docs/cli.md)."""
+    options = parser.build().parse_args(arguments)
+    options.show_screen = _screen_opener(options)
+    try:
+        if options.show_screen and options.screen in ("home", "setup"):
+            return _open_named(options)
+        if not options.carry_out:
+            parser.build().print_help()
+            return ExitCode.BAD_INPUT
+        module, _, function = options.carry_out.partition(":")
+        return int(getattr(importlib.import_module(f"engine.cli.{module}"), function)(options))
+    except EngineError as error:
+        from engine.cli.output import print_error
+
+        print_error(error.message, error.hint)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone; keep Python from flushing into the void at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.DONE
+
+
+def _screen_opener(options: Any) -> Callable[[str, RunDirectory | None], int] | None:
+    """What opens a screen, or None where there is no terminal or the person wants lines."""
+    is_plain = getattr(options, "headless", False) or getattr(options, "json", False)
+    is_terminal = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    if is_plain or not is_terminal:
+        return None
+
+    def open_screen(name: str, run: RunDirectory | None = None) -> int:
+        from gptoss_tui.app import run_app
+
+        return run_app(name, run=run, no_mouse=options.no_mouse)
+
+    return open_screen
+
+
+def _open_named(options: Any) -> int:
+    from gptoss_tui.app import run_app
+
+    settings = None
+    if getattr(options, "preset", ""):
+        from engine import presets
+
+        settings = presets.find(options.preset).settings
+    return run_app(options.screen, settings=settings, no_mouse=options.no_mouse)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
