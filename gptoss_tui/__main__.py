@@ -34,10 +34,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has gone; keep Python from flushing into the void at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.DONE
+    except Exception as error:
+        if isinstance(error, BrokenPipeError):
+            return _reader_is_gone()
+        from engine.cli.output import print_error
+        from engine.defects import keep_trace
+
+        print_error(f"unexpected {type(error).__name__}: {error}", keep_trace())
+        return ExitCode.STEP_FAILED
+
+
+def _reader_is_gone() -> int:
+    # Keep Python from flushing into the closed pipe at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ExitCode.DONE
 
 
 def _screen_opener(options: Any) -> Callable[[str, RunDirectory | None], int] | None:

@@ -33,6 +33,9 @@ def settings(arguments: argparse.Namespace) -> int:
     """List every setting, or explain one."""
     if arguments.action == "explain":
         return _explain(arguments)
+    if arguments.action == "page":
+        print(settings_page(), end="")
+        return ExitCode.DONE
     if arguments.json:
         output.print_json([_option_facts(option) for option in OPTIONS.values()])
     else:
@@ -70,6 +73,27 @@ def completion(arguments: argparse.Namespace) -> int:
 
     print(shtab.complete(build(), arguments.shell))
     return ExitCode.DONE
+
+
+def settings_page() -> str:
+    """docs/settings.md, from the same declaration as the forms and the checks."""
+    lines = [
+        "# Settings",
+        "",
+        "Every value that can be chosen, as `gptoss settings page` prints it. Set one with",
+        "`--set table.name=value`, or in a TOML file: `[table]`, `name = value`.",
+    ]
+    table = ""
+    for option in OPTIONS.values():
+        if option.table != table:
+            table = option.table
+            lines += ["", f"## [{table}]"]
+        default = f"`{option.default!r}`".replace("'", '"')
+        unit = f" {option.unit}" if option.unit else ""
+        lines += ["", f"### {option.key}", "", option.help + (f" {option.why}" if option.why else ""), ""]
+        lines += [f"Default {default}; takes {option.range_text}{unit}."]
+        lines += [f"In Megatron or Megatron-Bridge: `{option.native}`."] if option.native else []
+    return "\n".join(lines) + "\n"
 
 
 def _show_preset(arguments: argparse.Namespace) -> int:

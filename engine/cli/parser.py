@@ -53,8 +53,6 @@ def _add_starting_verbs(verbs: _Verbs) -> None:
     run = _verb(verbs, "run", "starting:run", "start a run from a preset or settings file, or resume one")
     run.add_argument("preset", nargs="?", default="", help="a preset or a settings file (gptoss.toml)")
     run.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped, failed or lost")
-    run.add_argument("--dry-run", action="store_true", help="print the commands and start nothing")
-    run.add_argument("--detach", action="store_true", help="start it and return at once")
     _add_starting_options(run)
 
 
@@ -63,6 +61,8 @@ def _add_starting_options(verb: argparse.ArgumentParser) -> None:
                       help="change one setting, for example training.iterations=200; may be repeated")  # fmt: skip
     verb.add_argument("--name", default="", help="name of the run; otherwise MODEL-DATE-TIME")
     verb.add_argument("--headless", action="store_true", help="print progress lines instead of a screen")
+    verb.add_argument("--detach", action="store_true", help="start it and return at once")
+    verb.add_argument("--dry-run", action="store_true", help="print the commands and start nothing")
     verb.add_argument("--force", action="store_true", help="start although a check warns that it will fail")
     verb.add_argument("--no-input", action="store_true", help="never ask; fail when an answer is missing")
     verb.add_argument("--json", action="store_true", help=_JSON)
@@ -94,8 +94,8 @@ def _add_fact_verbs(verbs: _Verbs) -> None:
     presets.add_argument("action", nargs="?", choices=("list", "show"), default="list")
     presets.add_argument("name", nargs="?", default="", help="the preset to show")
     presets.add_argument("--json", action="store_true", help=_JSON)
-    settings = _verb(verbs, "settings", "facts:settings", "list every setting, or explain one")
-    settings.add_argument("action", nargs="?", choices=("list", "explain"), default="list")
+    settings = _verb(verbs, "settings", "facts:settings", "list every setting, explain one, or print them as a page")
+    settings.add_argument("action", nargs="?", choices=("list", "explain", "page"), default="list")
     settings.add_argument("key", nargs="?", default="", help="the setting to explain")
     settings.add_argument("--json", action="store_true", help=_JSON)
     doctor = _verb(verbs, "doctor", "facts:doctor", "say what this machine has and what is missing")

@@ -74,7 +74,7 @@ def refuse(findings: tuple[Finding, ...], *, force: bool) -> None:
 
 def _start_and_follow(arguments: argparse.Namespace, base: Settings, machine: Machine) -> int:
     settings = base.with_values(parse_assignments(arguments.assignments))
-    if getattr(arguments, "dry_run", False):
+    if arguments.dry_run:
         return _dry_run(arguments, settings, machine)
     made, findings = prepare_run(settings, machine, name=arguments.name, force=arguments.force)
     for finding in findings:
@@ -87,7 +87,7 @@ def _start_and_follow(arguments: argparse.Namespace, base: Settings, machine: Ma
 def _report(made: RunDirectory, arguments: argparse.Namespace) -> int:
     """Say that the run is under way; then follow it, or leave it to itself."""
     output.say(f"run {made.name} in {made.path}")
-    if getattr(arguments, "detach", False):
+    if arguments.detach:
         output.say(f"watch it with: gptoss attach {made.name}")
         if arguments.json:
             output.print_json({"run": made.name, "directory": str(made.path)})

@@ -15,7 +15,6 @@ from engine.settings import Settings
 
 def for_step(run: RunDirectory, settings: Settings, plan: Plan, step: PlannedStep, attempt: Path) -> Command:
     """The command that carries out `step` on this node."""
-    python = settings.launch.python or sys.executable
     return local.command(
         StepRequest(
             run=run.path,
@@ -26,8 +25,8 @@ def for_step(run: RunDirectory, settings: Settings, plan: Plan, step: PlannedSte
             uses_all_ranks=step.ranks_per_node == plan.ranks_per_node and step.ranks_per_node * plan.nodes > 1,
             device=plan.device,
             layout=plan.layout,
-            python=python,
-            source=_source_for(run, python),
+            python=_python(settings),
+            source=source_for(run, settings),
             gpus=plan.gpus,
         )
     )
@@ -66,19 +65,16 @@ def all_steps_script(run: RunDirectory, settings: Settings, plan: Plan) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _source_for(run: RunDirectory, python: str) -> Path | None:
-    """Where another interpreter finds `engine`: a directory that holds nothing else.
+def source_for(run: RunDirectory, settings: Settings) -> Path | None:
+    """Where another interpreter finds `engine`: a directory of the run that holds nothing else.
 
     Our whole site-packages on its path would mix two installations of torch.
     """
     # Not resolved: two virtual environments may share one real interpreter.
-    if Path(python).absolute() == Path(sys.executable).absolute():
+    if Path(_python(settings)).absolute() == Path(sys.executable).absolute():
         return None
-    source = run.path / "source"
-    source.mkdir(exist_ok=True)
-    link = source / "engine"
-    package = Path(__file__).resolve().parent.parent
-    if not link.is_symlink() or link.resolve() != package:
-        link.unlink(missing_ok=True)
-        link.symlink_to(package)
-    return source
+    return run.path / "source"
+
+
+def _python(settings: Settings) -> str:
+    return settings.launch.python or sys.executable

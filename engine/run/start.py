@@ -11,10 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import engine
 from engine import env_file, paths, settings_file
 from engine.errors import LaunchError, NotFoundError, RunError
+from engine.machine import Machine, detect
 from engine.paths import write_atomic
 from engine.plan.plan import Plan
+from engine.plan.planner import make_plan
 from engine.processes import ProcessId
 from engine.run import commands, directory, reports
 from engine.run.directory import RunDirectory
@@ -64,8 +67,9 @@ def launch(run: RunDirectory) -> None:
         raise LaunchError(message or started.stderr.strip() or "the supervisor did not start", hint)
 
 
-def start(settings: Settings, plan: Plan, *, name: str = "") -> RunDirectory:
-    """Create a run and launch it. Raises as `create` and `launch` do."""
+def start(settings: Settings, *, name: str = "", machine: Machine | None = None) -> RunDirectory:
+    """Plan, create and launch a run. Raises PlanError, and as `create` and `launch` do."""
+    plan = make_plan(settings, machine or detect())
     run = create(settings, plan, name)
     launch(run)
     return run
@@ -211,6 +215,9 @@ def _fill(run: RunDirectory, settings: Settings, plan: Plan) -> None:
     write_atomic(run.plan, plan.to_json())
     env_file.write(run.environment, commands.environment_values(settings, plan, settings.launch.master_port or 29500))
     write_atomic(run.command, commands.all_steps_script(run, settings, plan), mode=0o755)
+    if source := commands.source_for(run, settings):
+        source.mkdir()
+        (source / "engine").symlink_to(Path(engine.__file__).resolve().parent)
     steps = tuple(StepState(name=step.name) for step in plan.steps)
     state = State(name=run.name, steps=steps, created=time.time(), heartbeat=time.time())
     # Last: a directory with a state is a run.

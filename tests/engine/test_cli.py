@@ -1,0 +1,136 @@
+"""The command line as a program: output, errors, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.cli.facts import settings_page
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def gptoss(tmp_path):
+    """Run `gptoss ARGUMENTS` without a terminal and in an empty home."""
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("XDG_", "GPTOSS_", "HF_"))
+    } | {"HOME": str(tmp_path), "GPTOSS_RUNS": str(tmp_path / "runs")}
+
+    def call(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "gptoss_tui", *arguments],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            env=environment | extra,
+            timeout=60,
+        )
+
+    return call
+
+
+def test_version_and_help(gptoss):
+    assert gptoss("--version").stdout.startswith("gptoss 0.")
+    helped = gptoss("--help")
+    assert helped.returncode == 0
+    assert "exit codes" in helped.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message", "hint"),
+    [
+        (["run", "rehersal"], 4, "there is no preset 'rehersal'", "did you mean rehearsal?"),
+        (
+            ["quickstart", "rehearsal", "--set", "training.iteration=1"],
+            2,
+            "there is no setting",
+            "training.iterations?",
+        ),
+        (["run"], 2, "no preset was named", "gptoss presets"),
+        (["run", "/nowhere/gptoss.toml"], 4, "there is no file", "gptoss presets"),
+        (["run", "--resume", "nothing"], 4, "there is no run 'nothing'", "gptoss runs"),
+        (["attach", "nothing"], 4, "there is no run", "gptoss runs"),
+        (["stop"], 4, "there is no run in", "gptoss quickstart"),
+        (["kill", "nothing"], 4, "there is no run", "gptoss runs"),
+        (["logs"], 4, "there is no run in", "gptoss quickstart"),
+        (["settings", "explain", "training.lr"], 2, "there is no setting", ""),
+        (["presets", "show", "nothing"], 4, "there is no preset", "there are:"),
+        (["new"], 2, "no terminal", "gptoss run PRESET"),
+    ],
+)
+def test_an_error_names_the_next_step_and_has_its_exit_code(gptoss, arguments, code, message, hint):
+    done = gptoss(*arguments)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert hint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_terminal_and_a_verb_it_explains_itself(gptoss):
+    done = gptoss()
+    assert done.returncode == 2
+    assert "usage: gptoss" in done.stdout
+
+
+def test_presets_as_json_is_a_list(gptoss):
+    names = [preset["name"] for preset in json.loads(gptoss("presets", "--json").stdout)]
+    assert names[0] == "rehearsal"
+
+
+def test_a_user_preset_comes_first_and_a_broken_one_spoils_nothing(gptoss, tmp_path):
+    mine = tmp_path / ".config" / "gptoss" / "presets"
+    mine.mkdir(parents=True)
+    (mine / "mine.toml").write_text('title = "My run"\n[training]\niterations = 7\n')
+    (mine / "broken.toml").write_text("[training\n")
+    names = [preset["name"] for preset in json.loads(gptoss("presets", "--json").stdout)]
+    assert "mine" in names and "broken" not in names
+    shown = json.loads(gptoss("presets", "show", "mine", "--json").stdout)
+    assert shown["changed"] == {"training": {"iterations": 7}}
+
+
+def test_a_dry_run_prints_the_commands_and_starts_nothing(gptoss, tmp_path):
+    done = gptoss("run", "rehearsal", "--dry-run", "--name", "trial")
+    assert done.returncode == 0, done.stderr
+    for step in ("prepare", "convert", "train", "export", "verify"):
+        assert f"engine.workers.{step}" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_settings_are_listed_and_explained(gptoss):
+    keys = [option["key"] for option in json.loads(gptoss("settings", "--json").stdout)]
+    assert "training.learning_rate" in keys
+    assert "optimizer.lr" in gptoss("settings", "explain", "training.learning_rate").stdout
+
+
+def test_the_settings_page_is_up_to_date():
+    assert (ROOT / "docs" / "settings.md").read_text() == settings_page()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_is_a_script_for_the_shell(gptoss, shell):
+    done = gptoss("completion", shell)
+    assert done.returncode == 0
+    assert "quickstart" in done.stdout
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=True)
+
+
+def test_runs_is_empty_at_first(gptoss):
+    done = gptoss("runs", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == []
+
+
+def test_a_read_only_place_is_refused(gptoss, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    done = gptoss("run", "rehearsal", "--headless", "--force", "--set", f"output.directory={blocked}")
+    assert done.returncode in (2, 3), done.stderr
+    assert str(blocked) in done.stderr
+    assert "Traceback" not in done.stderr
