@@ -37,6 +37,8 @@ class Option:
     native: str = ""
     """The name of the setting in Megatron or Megatron-Bridge, where it has one."""
     advanced: bool = False
+    is_path: bool = False
+    """A file or directory; a relative one counts from where the person is."""
 
     @property
     def table(self) -> str:
@@ -81,6 +83,7 @@ def option(
     maximum: float | None = None,
     native: str = "",
     advanced: bool = False,
+    is_path: bool = False,
 ) -> Any:
     """Declare a settable value; the arguments are those of `Option`."""
     facts = {
@@ -92,6 +95,7 @@ def option(
         "maximum": maximum,
         "native": native,
         "advanced": advanced,
+        "is_path": is_path,
     }
     return field(default=default, metadata=facts)
 

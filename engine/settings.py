@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from engine.errors import SettingsError
@@ -30,6 +31,7 @@ class ModelSettings:
     )
     path: str = option(
         "",
+        is_path=True,
         help="Directory with the Hugging Face checkpoint; empty means the published one.",
         why="Give a directory to work offline, or to start from weights of your own. "
         "The released MXFP4 weights are dequantised to BF16 while converting.",
@@ -37,6 +39,7 @@ class ModelSettings:
     )
     checkpoint: str = option(
         "",
+        is_path=True,
         help="Directory of a Megatron checkpoint to start from; the conversion is then left out.",
         why="Use it when the weights were converted before, or to train on from another run.",
         native="checkpoint.pretrained_checkpoint",
@@ -56,12 +59,14 @@ class DataSettings:
     )
     path: str = option(
         "",
+        is_path=True,
         help="A text file or directory (source = text), or the prefix of a .bin/.idx pair (source = prefix).",
         why="Megatron reads a .bin/.idx pair; text is tokenised into one by the prepare step.",
         native="dataset.blend",
     )
     tokenizer: str = option(
         "",
+        is_path=True,
         help="Directory of a Hugging Face tokenizer; empty means the model's own.",
         why="Token ids must fit the model's embedding: another tokenizer makes the released weights useless.",
         native="tokenizer.tokenizer_model",
@@ -339,6 +344,7 @@ class LaunchSettings:
     launcher: str = option("local", help="How the steps are started.", choices=("local",))
     python: str = option(
         "",
+        is_path=True,
         help="The Python that runs the workers; empty means the one that runs gptoss.",
         why="Name another one when torch and Megatron live in another environment.",
         advanced=True,
@@ -397,6 +403,7 @@ class LaunchSettings:
 class OutputSettings:
     directory: str = option(
         "",
+        is_path=True,
         help="Where the run's directory is made; empty means gptoss/runs in your data directory.",
         why="Checkpoints are large: choose a disk with room, shared by all nodes.",
     )
@@ -457,6 +464,14 @@ _TABLES: dict[str, type] = {
 }
 OPTIONS: dict[str, Option] = {o.key: o for table, owner in _TABLES.items() for o in options_of(table, owner)}
 """Every option by its key, in the order in which people meet them."""
+
+
+def with_absolute_paths(settings: Settings, base: Path) -> Settings:
+    """A copy whose relative paths count from `base`: a run is carried out elsewhere."""
+    values = {key: str(settings.value(key)) for key, one in OPTIONS.items() if one.is_path}
+    if "/" not in values["launch.python"]:
+        values["launch.python"] = ""  # a bare name is looked up on the PATH, as a shell does
+    return settings.with_values({key: str(base / Path(value).expanduser()) for key, value in values.items() if value})
 
 
 def find_option(key: str) -> Option:

@@ -34,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        return _reader_is_gone()
     except Exception as error:
-        if isinstance(error, BrokenPipeError):
-            return _reader_is_gone()
         from engine.cli.output import print_error
         from engine.defects import keep_trace
 

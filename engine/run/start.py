@@ -22,7 +22,7 @@ from engine.processes import ProcessId
 from engine.run import commands, directory, reports
 from engine.run.directory import RunDirectory
 from engine.run.state import State, Status, StepState
-from engine.settings import Settings
+from engine.settings import Settings, with_absolute_paths
 
 _CHANGEABLE = (
     "training.iterations",
@@ -41,7 +41,8 @@ def create(settings: Settings, plan: Plan, name: str = "") -> RunDirectory:
     An empty name becomes MODEL-DATE-TIME. Raises RunError when the run exists or the place is
     not writable.
     """
-    root = Path(settings.output.directory).expanduser() if settings.output.directory else paths.runs_root()
+    settings = with_absolute_paths(settings, Path.cwd())
+    root = Path(settings.output.directory) if settings.output.directory else paths.runs_root()
     run = directory.create(root, name) if name else _create_unnamed(root, settings.model.name)
     try:
         _fill(run, settings, plan)
