@@ -1,0 +1,114 @@
+"""The Megatron model of a run: join the ranks, build it through Bridge, load weights into it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from engine.plan.layout import Layout
+from engine.workers import profile
+from engine.workers.report import Report
+from engine.workers.source import hugging_face_source, is_offline
+
+_PATIENCE = timedelta(hours=2)
+"""How long ranks wait for one that reads or writes a large checkpoint alone."""
+
+
+def load_engine(report: Report) -> None:
+    """Import torch and Megatron, ready for this machine."""
+    from engine.workers import cpu
+
+    report.phase("importing Megatron")
+    if report.plan.device == "cpu":
+        cpu.prepare_environment()
+    if is_offline(report.settings):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    cpu.install()
+    import megatron.bridge
+    from megatron.bridge.utils.instantiate_utils import register_allowed_target_prefix
+
+    # run_config.yaml names the function that makes the local layers.
+    register_allowed_target_prefix("engine.workers")
+
+
+def make_bridge(report: Report, with_weights: bool) -> Any:
+    """Bridge's converter for this run's model; without weights only its config.json is read."""
+    from megatron.bridge import AutoBridge
+
+    from engine.workers.source import load_config
+
+    config = load_config(report)
+    if with_weights:
+        return AutoBridge.from_hf_pretrained(hugging_face_source(report))
+    return AutoBridge.from_hf_config(config)
+
+
+def config_of(bridge: Any) -> Any:
+    """The Hugging Face configuration behind `bridge`, which holds it bare or within a model."""
+    held = bridge.hf_pretrained
+    return getattr(held, "config", held)
+
+
+@contextmanager
+def joined_ranks(report: Report) -> Iterator[None]:
+    """The process group of this step's ranks, for the steps in which Bridge does not make it."""
+    import torch
+
+    os.environ.setdefault("MASTER_ADDR", "localhost")
+    if report.world_size == 1:
+        # No torchrun: nobody else listens, so any port does.
+        store: Any = torch.distributed.HashStore()
+    else:
+        store = None
+    on_gpu = report.plan.device == "gpu"
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    torch.distributed.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=store,
+        rank=report.rank,
+        world_size=report.world_size,
+        timeout=_PATIENCE,
+    )
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def build(report: Report, bridge: Any, layout: Layout, with_weights: bool, precision: str = "") -> list[Any]:
+    """The Megatron model, on this step's ranks, with the Hugging Face weights or without."""
+    provider = bridge.to_megatron_provider(load_weights=with_weights)
+    profile.apply(provider, report.settings.training, layout, report.plan.device, precision)
+    provider.perform_initialization = False
+    # Whole logits on each rank, for the comparison; the other steps do not compute any.
+    provider.parallel_output = False
+    provider.finalize()
+    provider.initialize_model_parallel(seed=report.settings.training.seed)
+    model: list[Any] = provider.provide_distributed_model(wrap_with_ddp=False)
+    return model
+
+
+def load_weights(model: list[Any], checkpoint: Path) -> None:
+    """Fill `model` from one iteration of a Megatron checkpoint; every weight must be there."""
+    from megatron.bridge.training.checkpointing import _load_model_weights_from_checkpoint
+
+    _load_model_weights_from_checkpoint(str(checkpoint), model, dist_ckpt_strictness="raise_unexpected")
+
+
+def count_parameters(config: Any) -> int:
+    """Parameters of the Hugging Face model with this configuration; allocates nothing."""
+    return sum(parameter.numel() for parameter in empty_model(config).parameters())
+
+
+def empty_model(config: Any) -> Any:
+    """The transformers model with shapes and no storage."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)

@@ -1,0 +1,213 @@
+"""What a worker tells the outside: its log, its status record, its error, its progress.
+
+Every rank owns `rank-K.log`, `rank-K.json` and, when it fails, `error-rank-K.json` in the
+attempt directory. The status record, not the exit code, says how a rank ended: torchrun
+returns 1 even for a graceful stop. Imports nothing heavy, so that the log and the record
+exist before torch is loaded. The format is documented in docs/run-directory.md.
+"""
+
+from __future__ import annotations
+
+import errno
+import faulthandler
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from engine.errors import EngineError, StepFailed
+from engine.paths import write_atomic
+from engine.plan.plan import Plan
+from engine.processes import ProcessId
+from engine.run.directory import RunDirectory, append_line
+from engine.settings import Settings
+from engine.settings_file import load
+
+PROGRESS_INTERVAL_S = 0.5
+"""Progress events are for people; more often than this they only fill the file."""
+
+_KIB_PER_GIB = 1 << 20
+
+type Work = Callable[[Report], Mapping[str, Any]]
+
+
+class Stopped(BaseException):
+    """A stop was asked for and obeyed. Not an Exception: no code on the way may swallow it."""
+
+
+class Report:
+    """One rank's view of its run: what it is to do, and where it says how far it is."""
+
+    def __init__(self, step: str, run: RunDirectory) -> None:
+        self.step = step
+        self.run = run
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.started_in = Path.cwd()
+        self.stop_requested = False
+        self.settings: Settings = load(run.settings)
+        self.plan: Plan = run.read_plan()
+        self._last_progress = 0.0
+
+    def phase(self, message: str) -> None:
+        """Say what begins now, for example "building the model"."""
+        if self.rank == 0:
+            self.event("phase", message)
+        print(f"[{time.strftime('%H:%M:%S')}] {message}", flush=True)
+
+    def progress(self, message: str, done: int, total: int, unit: str) -> None:
+        """Say how far the step is; the last call (done = total) is never left out."""
+        now = time.monotonic()
+        if self.rank == 0 and (done >= total or now - self._last_progress >= PROGRESS_INTERVAL_S):
+            self._last_progress = now
+            self.event("progress", message, done=done, total=total, unit=unit)
+
+    def event(self, kind: str, message: str, **facts: Any) -> None:
+        """Add one line to the run's events."""
+        self.run.append_event(kind, message, step=self.step, **facts)
+
+    def metric(self, iteration: int, **values: float | None) -> None:
+        """Add one record to the run's metrics; a value that is None was not measured."""
+        known = {name: value for name, value in values.items() if value is not None}
+        append_line(self.run.metrics, {"t": time.time(), "step": self.step, "iteration": iteration, **known})
+
+    def user_path(self, path: str) -> Path:
+        """A path that a person typed; relative ones count from where the worker was started."""
+        return self.started_in / Path(path).expanduser()
+
+
+def run_worker(step: str, work: Work, arguments: list[str]) -> int:
+    """Do `work` for the run directory in `arguments`, report about it, and return the exit code."""
+    if len(arguments) != 1:
+        print(f"usage: python -m engine.workers.{step} RUN_DIR", file=sys.stderr)
+        return 2
+    run = RunDirectory(Path(arguments[0]))
+    rank = int(os.environ.get("RANK", "0"))
+    attempt = _attempt_directory(run, step)
+    _redirect_output(attempt / f"rank-{rank}.log")
+    status = _Status(attempt, rank)
+    status.write("running")
+    report: Report | None = None
+    stop = _StopSignal()
+    try:
+        report = Report(step, run)
+        # Megatron writes the paths it was given into run_config.yaml; relative ones
+        # survive a move of the run directory.
+        os.chdir(run.path)
+        result = work(report)
+    except Stopped as stopped:
+        return status.end("stopped", dict(stopped.args[0]) if stopped.args else {})
+    except (Exception, SystemExit) as error:
+        # A signal between two collectives makes the peers fail first; they were stopped too.
+        if stop.received and not isinstance(error, EngineError):
+            traceback.print_exc()
+            return status.end("stopped", {})
+        status.write_error(error)
+        return status.end("failed", {})
+    return status.end("finished", result)
+
+
+def _attempt_directory(run: RunDirectory, step: str) -> Path:
+    chosen = os.environ.get("GPTOSS_ATTEMPT")
+    attempt = Path(chosen) if chosen else run.attempt(0, step)
+    attempt.mkdir(parents=True, exist_ok=True)
+    return attempt
+
+
+def _redirect_output(log: Path) -> None:
+    """Send stdout and stderr, those of native code and children included, to `log`."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    # Under a test runner these are its own objects; a worker writes to the descriptors.
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+    faulthandler.enable(file=sys.stderr)
+    faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
+
+
+class _StopSignal:
+    """Turns SIGTERM into `Stopped` until Bridge's training loop takes the signal over."""
+
+    def __init__(self) -> None:
+        self.received = False
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
+        raise Stopped
+
+
+class _Status:
+    """The record `rank-K.json`."""
+
+    def __init__(self, attempt: Path, rank: int) -> None:
+        self._attempt = attempt
+        self._rank = rank
+        self._started = time.time()
+
+    def write(self, outcome: str, **facts: Any) -> None:
+        process = ProcessId.of(os.getpid())
+        record = {
+            "outcome": outcome,
+            "rank": self._rank,
+            "process": process.to_json() if process else None,
+            "started": self._started,
+            **facts,
+        }
+        write_atomic(self._attempt / f"rank-{self._rank}.json", json.dumps(record) + "\n")
+
+    def write_error(self, error: BaseException) -> None:
+        text = "".join(traceback.format_exception(error))
+        print(text, file=sys.stderr, flush=True)
+        record = {
+            "t": time.time(),
+            "rank": self._rank,
+            "error": type(error).__name__,
+            "message": error.message if isinstance(error, EngineError) else str(error),
+            "hint": _hint(error),
+            "traceback": text,
+        }
+        write_atomic(self._attempt / f"error-rank-{self._rank}.json", json.dumps(record) + "\n")
+
+    def end(self, outcome: str, result: Mapping[str, Any]) -> int:
+        """Write the final record and return the exit code that belongs to it."""
+        # A second SIGTERM must not turn what is finished into a failure.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self.write(outcome, ended=time.time(), **_peak_memory(), result=dict(result))
+        return 1 if outcome == "failed" else 0
+
+
+def _peak_memory() -> dict[str, float]:
+    resident_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _KIB_PER_GIB
+    peak = {"peak_memory_gib": round(resident_gib, 3)}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        peak["peak_gpu_memory_gib"] = round(torch.cuda.max_memory_allocated() / (1 << 30), 3)
+    return peak
+
+
+def _hint(error: BaseException) -> str:
+    if isinstance(error, EngineError):
+        return error.hint
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "free some disk space, or choose another place with --set output.directory=DIR"
+    if isinstance(error, ModuleNotFoundError):
+        return "the training packages are incomplete; see: gptoss doctor"
+    return ""
+
+
+def require(condition: bool, message: str, hint: str) -> None:
+    """Raise StepFailed unless `condition` holds."""
+    if not condition:
+        raise StepFailed(message, hint)

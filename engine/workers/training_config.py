@@ -1,0 +1,158 @@
+"""Settings as Megatron-Bridge's configuration of a training. Paths count from the run directory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.errors import PlanError, SettingsError
+from engine.settings import Settings
+from engine.workers import profile
+from engine.workers.dataset import Manifest
+from engine.workers.report import Report
+
+
+def make(report: Report, bridge: Any) -> Any:
+    """The whole configuration. Raises SettingsError and PlanError for what Megatron would only assert."""
+    from megatron.bridge.training import config as bridge_config
+
+    settings, plan = report.settings, report.plan
+    training, on_gpu = settings.training, plan.device == "gpu"
+    _check(settings, report)
+    provider = bridge.to_megatron_provider(load_weights=False)
+    profile.apply(provider, training, plan.layout, plan.device)
+    return bridge_config.ConfigContainer(
+        model=provider,
+        train=bridge_config.TrainingConfig(
+            train_iters=training.iterations,
+            global_batch_size=training.global_batch,
+            micro_batch_size=training.micro_batch,
+            exit_signal_handler=True,
+            manual_gc=on_gpu,
+            manual_gc_interval=100 if on_gpu else 0,
+        ),
+        validation=bridge_config.ValidationConfig(
+            eval_interval=training.evaluation_interval, eval_iters=training.evaluation_iterations
+        ),
+        optimizer=bridge_config.OptimizerConfig(
+            optimizer="adam",
+            bf16=training.precision == "bf16",
+            params_dtype=provider.params_dtype,
+            lr=training.learning_rate,
+            min_lr=training.minimum_learning_rate,
+            weight_decay=training.weight_decay,
+            adam_beta1=0.9,
+            adam_beta2=training.adam_beta2,
+            clip_grad=training.gradient_clip,
+            use_distributed_optimizer=True,
+        ),
+        scheduler=bridge_config.SchedulerConfig(
+            lr_decay_style=training.schedule,
+            lr_warmup_iters=training.warmup_iterations,
+            lr_decay_iters=decay_iterations(settings),
+            lr_wsd_decay_iters=decay_iterations(settings) // 10 if training.schedule == "WSD" else None,
+            start_weight_decay=training.weight_decay,
+            end_weight_decay=training.weight_decay,
+            weight_decay_incr_style="constant",
+            override_opt_param_scheduler=True,
+        ),
+        dataset=_dataset(report, bridge_config),
+        ddp=bridge_config.DistributedDataParallelConfig(
+            check_for_nan_in_grad=True,
+            grad_reduce_in_fp32=True,
+            use_distributed_optimizer=True,
+            overlap_grad_reduce=on_gpu,
+            overlap_param_gather=on_gpu,
+            # Gradients are divided by the number of tokens, which the collective cannot know.
+            average_in_collective=False,
+        ),
+        logger=bridge_config.LoggerConfig(
+            log_interval=training.log_interval,
+            tensorboard_dir="tensorboard" if settings.output.tensorboard else None,
+            log_throughput=on_gpu,
+        ),
+        tokenizer=_tokenizer(report, bridge_config, provider.vocab_size),
+        checkpoint=_checkpoint(report, bridge_config),
+        dist=bridge_config.DistributedInitConfig(
+            distributed_backend="nccl" if on_gpu else "gloo", disable_jit_fuser=not on_gpu
+        ),
+        rng=bridge_config.RNGConfig(seed=training.seed),
+    )
+
+
+def decay_iterations(settings: Settings) -> int:
+    """Over how many iterations the learning rate falls; a resume with another number is refused."""
+    return settings.training.decay_iterations or settings.training.iterations
+
+
+def _check(settings: Settings, report: Report) -> None:
+    training, layout = settings.training, report.plan.layout
+    if report.world_size != layout.world_size:
+        raise PlanError(
+            f"the layout {layout} needs {layout.world_size} ranks; {report.world_size} were started",
+            f"start it with --nproc-per-node {layout.world_size}",
+        )
+    samples = training.micro_batch * layout.dp
+    if training.global_batch % samples:
+        raise SettingsError(
+            f"training.global_batch: {training.global_batch} is no multiple of micro batch x data parallel "
+            f"({training.micro_batch} x {layout.dp})",
+            f"try {samples * max(1, round(training.global_batch / samples))}",
+        )
+    if training.warmup_iterations >= decay_iterations(settings):
+        raise SettingsError(
+            f"training.warmup_iterations: {training.warmup_iterations} is not less than the "
+            f"{decay_iterations(settings)} iterations over which the learning rate falls",
+            f"try {decay_iterations(settings) // 10}",
+        )
+
+
+def _dataset(report: Report, bridge_config: Any) -> Any:
+    settings = report.settings
+    training, data = settings.training, settings.data
+    manifest = Manifest.load(report.run.data)
+    common = dict(
+        random_seed=training.seed,
+        seq_length=training.sequence_length,
+        reset_position_ids=False,
+        reset_attention_mask=False,
+        eod_mask_loss=False,
+        num_dataset_builder_threads=1,
+        dataloader_type="single",
+        num_workers=2 if report.plan.device == "gpu" else 0,
+        pin_memory=report.plan.device == "gpu",
+    )
+    held_out = f"{100 - data.validation_percent:g},{data.validation_percent:g},0"
+    if manifest.source == "mock":
+        return bridge_config.MockGPTDatasetConfig(split=held_out, **common)
+    common["path_to_cache"] = "data/index"
+    if manifest.source == "prefix":
+        return bridge_config.GPTDatasetConfig(blend=([manifest.prefix], None), split=held_out, **common)
+    splits = [(["data/train"], None), (["data/validation"], None), None]
+    return bridge_config.GPTDatasetConfig(blend_per_split=splits, **common)
+
+
+def _tokenizer(report: Report, bridge_config: Any, vocabulary_size: int) -> Any:
+    if (report.run.data / "tokenizer").is_dir():
+        return bridge_config.TokenizerConfig(
+            tokenizer_type="HuggingFaceTokenizer", tokenizer_model="data/tokenizer"
+        )
+    # It adds one token, for the end of a document.
+    return bridge_config.TokenizerConfig(tokenizer_type="NullTokenizer", vocab_size=vocabulary_size - 1)
+
+
+def _checkpoint(report: Report, bridge_config: Any) -> Any:
+    settings = report.settings
+    pretrained = None
+    if settings.training.goal == "continue":
+        chosen = settings.model.checkpoint
+        pretrained = str(report.user_path(chosen)) if chosen else report.run.converted.name
+    return bridge_config.CheckpointConfig(
+        save=report.run.checkpoints.name,
+        load=report.run.checkpoints.name,
+        pretrained_checkpoint=pretrained,
+        save_interval=settings.training.checkpoint_interval,
+        most_recent_k=settings.output.keep_checkpoints or -1,
+        ckpt_format="torch_dist",
+        fully_parallel_save=True,
+        async_save=False,
+    )
