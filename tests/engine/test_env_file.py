@@ -25,7 +25,8 @@ def test_comments_order_and_unknown_keys_stay(tmp_path):
     path.write_text("# my cluster\nNCCL_DEBUG=INFO\nNODE_RANK=3\n")
     env_file.write(path, FIVE)
     assert path.read_text() == (
-        "# my cluster\nNCCL_DEBUG=INFO\nNODE_RANK=0\nGPUS_PER_NODE=8\nNUM_NODES=1\nMASTER_ADDR=localhost\nMASTER_PORT=6000\n"
+        "# my cluster\nNCCL_DEBUG=INFO\nNODE_RANK=0\n"
+        "GPUS_PER_NODE=8\nNUM_NODES=1\nMASTER_ADDR=localhost\nMASTER_PORT=6000\n"
     )
     assert env_file.parse(path.read_text())["NCCL_DEBUG"] == "INFO"
 

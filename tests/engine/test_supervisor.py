@@ -95,7 +95,7 @@ def test_the_command_reads_the_env_file(make_run):
         "NODE_RANK",
     ]
     script = (run.attempt(2, "train") / "command.sh").read_text()
-    assert f"source {run.environment}" in script
+    assert 'source "$RUN_DIR"/distributed_config.env' in script
     assert '"$MASTER_PORT"' in script
 
 
@@ -201,8 +201,8 @@ def test_one_run_has_one_supervisor(make_run):
 
 def test_the_run_outlives_the_process_that_started_it(make_run):
     run = make_run({"train": ["hang", "finish"]})
-    code = f"from engine.run import start, directory; start.launch(directory.RunDirectory(__import__('pathlib').Path({str(run.path)!r})))"
-    starter = subprocess.Popen([sys.executable, "-c", code + "; import time; time.sleep(60)"], env=dict(os.environ))
+    code = "import sys, time; from engine.run import start; start.launch(start.find(sys.argv[1])); time.sleep(60)"
+    starter = subprocess.Popen([sys.executable, "-c", code, str(run.path)], env=dict(os.environ))
     _until(lambda: _is_training(run))
     starter.send_signal(signal.SIGKILL)
     starter.wait()
