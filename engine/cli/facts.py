@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from engine import presets as preset_files
@@ -46,15 +47,19 @@ def settings(arguments: argparse.Namespace) -> int:
 
 def doctor(arguments: argparse.Namespace) -> int:
     """Say what this machine has, and what is missing for a run on it."""
-    from engine import versions
-    from engine.machine import detect
+    from engine import machine_file, versions
+    from engine.cli.machines import machine_of
 
-    machine = detect()
-    findings = (*machine.findings, *versions.check())
+    machine = machine_of(arguments)
+    if arguments.save_machine:
+        machine_file.save(machine, Path(arguments.save_machine).expanduser())
+        output.say(f"wrote {arguments.save_machine}; plan for it anywhere with: gptoss --machine FILE plan")
+    device = "gpu" if machine.gpus else "cpu"
+    findings = (*machine.findings, *versions.check(device=device, driver_cuda=machine.cuda_version))
     if arguments.json:
         output.print_json({
             "machine": machine.to_json(),
-            "findings": [asdict(finding) for finding in findings],
+            "findings": [finding.to_json() for finding in findings],
         })  # fmt: skip
     else:
         print(output.clean(machine.headline))

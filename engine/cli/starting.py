@@ -7,9 +7,10 @@ from pathlib import Path
 
 from engine import presets
 from engine.cli import follow, output
+from engine.cli.machines import machine_of
 from engine.errors import EngineError, ExitCode, PreflightError, SettingsError
 from engine.findings import Finding
-from engine.machine import Machine, detect
+from engine.machine import Machine
 from engine.plan.plan import Plan
 from engine.plan.planner import make_plan
 from engine.run import commands, start
@@ -20,7 +21,7 @@ from engine.settings_file import dumps
 
 def quickstart(arguments: argparse.Namespace) -> int:
     """Start a run from a preset, the machine's own when none is named, and follow it."""
-    machine = detect()
+    machine = machine_of(arguments)
     name = arguments.preset or _preset_for(machine)
     if not arguments.preset:
         output.say(f"{machine.headline}: using the preset {name}")
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _report(found, arguments)
     if not arguments.preset:
         raise SettingsError("no preset was named", "for example: gptoss run rehearsal; list them with: gptoss presets")
-    return _start_and_follow(arguments, presets.find(arguments.preset).settings, detect())
+    return _start_and_follow(arguments, presets.find(arguments.preset).settings, machine_of(arguments))
 
 
 def prepare_run(
@@ -59,8 +60,9 @@ def prepare_run(
 def check(settings: Settings, plan: Plan, machine: Machine) -> tuple[Finding, ...]:
     """What the checks before the start have found."""
     from engine import paths, preflight
+    from engine.run import launch_checks
 
-    return preflight.check(settings, plan, machine, paths.runs_root())
+    return (*preflight.check(settings, plan, machine, paths.runs_root()), *launch_checks.check(settings, plan))
 
 
 def refuse(findings: tuple[Finding, ...], *, force: bool) -> None:
@@ -76,6 +78,11 @@ def _start_and_follow(arguments: argparse.Namespace, base: Settings, machine: Ma
     settings = base.with_values(parse_assignments(arguments.assignments))
     if arguments.dry_run:
         return _dry_run(arguments, settings, machine)
+    if arguments.machine:
+        raise SettingsError(
+            f"{arguments.machine} describes a machine that is not this one",
+            "add --dry-run to see the commands, or write scripts for it: gptoss export-scripts",
+        )
     made, findings = prepare_run(settings, machine, name=arguments.name, force=arguments.force)
     for finding in findings:
         if finding.severity != "info":

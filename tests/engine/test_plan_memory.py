@@ -87,6 +87,9 @@ FITS = [
         (1, 1, 8),
     ),
     ("GB300", 64, Job(model=GPT_OSS_120B, global_batch=1280, micro_batch=4), (1, 1, 64)),
+    ("H100", 8, Job(model=GPT_OSS_120B, goal="lora", sequence_length=2048), (1, 1, 8)),
+    ("H200", 16, Job(model=GPT_OSS_120B, gradient_precision="bf16", recompute=frozenset({"full"})), (1, 2, 8)),
+    ("B300", 8, Job(model=GPT_OSS_120B, gradient_precision="bf16", recompute=frozenset({"full"})), (1, 1, 8)),
     ("H200", 4, Job(model=GPT_OSS_20B, recompute=frozenset({"layernorm", "moe_act"})), (1, 1, 4)),
 ]
 FAILS = [
@@ -96,6 +99,8 @@ FAILS = [
     # Ran out of memory in its second iteration, asking for the logits.
     ("H100", 32, Job(model=GPT_OSS_120B, global_batch=512), (2, 4, 8)),
     ("H100", 32, Job(model=GPT_OSS_120B, goal="sft"), (1, 4, 8)),
+    ("H200", 16, Job(model=GPT_OSS_120B), (1, 2, 8)),
+    ("B300", 8, Job(model=GPT_OSS_120B), (1, 1, 8)),
 ]
 
 

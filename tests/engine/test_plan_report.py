@@ -113,6 +113,15 @@ def test_other_number_formats_are_offered_only_where_they_were_left_open() -> No
     assert {(one["precision"], one["gradient_precision"]) for one in said["alternatives"]} == {("bf16", "fp32")}
 
 
+def test_bf16_gradients_are_taken_when_only_they_are_safe_and_nobody_said_otherwise() -> None:
+    found = judge(GPT_OSS_120B, gpu="B300", nodes=1, global_batch=128)
+    assert (found["verdict"], found["gradient_precision"]) == ("SAFE", "bf16")
+    assert any("bf16" in reason for reason in found["reasons"])
+    said = judge(GPT_OSS_120B, gpu="B300", nodes=1, global_batch=128, gradient_precision="fp32")
+    assert said["verdict"] == "TIGHT"
+    assert "bf16 gradients" in said["findings"][0]["fix"]
+
+
 def test_experts_stay_inside_the_node_where_they_can() -> None:
     for gpu, nodes in (("H100", 8), ("H200", 4), ("B200", 8)):
         assert judge(GPT_OSS_120B, gpu=gpu, nodes=nodes, global_batch=1280)["layout"]["ep"] <= 8

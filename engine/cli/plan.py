@@ -1,0 +1,114 @@
+"""`gptoss plan`: judge a layout or choose one, for this machine or one that is only described."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from engine import models, presets
+from engine.cli import output
+from engine.cli.machines import machine_of
+from engine.errors import ExitCode
+from engine.plan import report
+from engine.plan.cluster import named, of_machine
+from engine.plan.report import Question
+from engine.settings import Settings, parse_assignments
+
+_BAR_CELLS = 30
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """Print the plan for a model on GPUs that are named, described in a file, or here."""
+    question = _question(arguments)
+    found = report.answer(question)
+    if arguments.json:
+        output.print_json(found)
+    else:
+        print(output.clean(describe(found)))
+    return ExitCode.DONE if found["verdict"] in ("SAFE", "TIGHT") else ExitCode.PREFLIGHT_REFUSED
+
+
+def _question(arguments: argparse.Namespace) -> Question:
+    """Flags over the preset's settings over the planner's own choice."""
+    preset = presets.find(arguments.preset).settings if arguments.preset else None
+    settings = (preset or Settings()).with_values(parse_assignments(arguments.assignments))
+    if arguments.model:
+        key = "model.name" if arguments.model in models.CATALOGUE else "model.path"
+        custom = {} if key == "model.name" else {"model.name": "custom"}
+        settings = settings.with_values({key: arguments.model, **custom})
+    training = settings.training
+    if arguments.gpu:
+        cluster = named(arguments.gpu, arguments.gpus_per_node or 8, arguments.nodes or 1)
+    else:
+        machine = machine_of(arguments)
+        cluster = of_machine(machine, arguments.gpus_per_node, arguments.nodes or machine.nodes)
+    return Question(
+        model=models.find(settings),
+        cluster=cluster,
+        goal=arguments.goal or training.goal,
+        sequence_length=arguments.sequence_length or training.sequence_length,
+        global_batch=arguments.global_batch or training.global_batch,
+        micro_batch=arguments.micro_batch or (training.micro_batch if preset else None),
+        precision=arguments.precision or (training.precision if preset else None),
+        gradient_precision=arguments.gradient_precision or None,
+        recompute=report.parse_recompute(arguments.recompute) if arguments.recompute else None,
+        layout=report.parse_layout(arguments.layout) if arguments.layout else None,
+        tokens=arguments.tokens,
+        price=arguments.price,
+    )
+
+
+def describe(found: dict[str, Any]) -> str:
+    """The plan as lines for a person."""
+    where = f"{found['world_size']} x {found['gpu']}"
+    lines = [f"{found['verdict']}: {found['model']}, {found['goal']}, on {where}", ""]
+    sizes = "  ".join(f"{name.upper()} {size}" for name, size in found["layout"].items())
+    lines.append(f"layout      {sizes}")
+    lines.append(
+        f"batch       {found['global_batch']} samples of {found['sequence_length']:,} tokens, "
+        f"{found['micro_batch']} at a time"
+    )
+    recompute = ", ".join(found["recompute"]) or "nothing"
+    lines.append(f"precision   {found['precision']}, gradients {found['gradient_precision']}, recomputes {recompute}")
+    if found["memory"]:
+        lines += ["", *_memory_lines(found["memory"])]
+    if found["throughput"]:
+        lines += ["", *_speed_lines(found)]
+    lines += _section("why", found["reasons"])
+    lines += _section("findings", [_finding(finding) for finding in found["findings"]])
+    lines += _section("alternatives", [one["why"] for one in found["alternatives"]])
+    return "\n".join(lines)
+
+
+def _memory_lines(memory: dict[str, Any]) -> list[str]:
+    capacity = memory["capacity_gib"]
+    lines = [f"memory      {memory['peak_gib']:.1f} of {capacity:.1f} GiB per GPU; most of it {memory['largest_term']}"]
+    for stage in memory["stages"]:
+        share = stage["total_gib"] / capacity
+        cells = min(_BAR_CELLS, round(share * _BAR_CELLS))
+        bar = "#" * cells + "." * (_BAR_CELLS - cells)
+        lines.append(f"  stage {stage['stage']:<3} [{bar}] {stage['total_gib']:6.1f} GiB  {share:4.0%}")
+    return lines
+
+
+def _speed_lines(found: dict[str, Any]) -> list[str]:
+    speed, budget = found["throughput"], found["budget"]
+    guess = " (extrapolated)" if speed["extrapolated"] else ""
+    lines = [
+        f"speed       {speed['tokens_per_s_per_gpu']:,.0f} tokens/s per GPU, "
+        f"{speed['tflops_per_gpu']:,.0f} TFLOP/s per GPU, MFU {speed['mfu']:.0%}, "
+        f"{speed['iteration_s']:.2f} s per iteration{guess}"
+    ]
+    if budget:
+        cost = f", cost {budget['cost']:,.0f}" if budget["cost"] is not None else ""
+        lines.append(f"time        {budget['hours']:,.1f} h for {budget['tokens']:,.0f} tokens{cost}")
+    return lines
+
+
+def _finding(finding: dict[str, Any]) -> str:
+    text = f"{finding['severity']}: {finding['what']}"
+    return text + (f" -> {finding['fix']}" if finding["fix"] else "")
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return ["", title, *(f"  {line}" for line in lines)] if lines else []
