@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from engine import models, versions
@@ -50,6 +51,7 @@ def judge(settings: Settings, plan: Plan, machine: Machine, model: Model, facts:
     """The findings for facts already read."""
     findings = [
         *versions.check_versions(facts.installed, plan.device),
+        *_estimate(plan),
         *_schedule(settings, plan),
         *_paths(settings, plan, facts),
         *_disk(settings, plan, model, facts),
@@ -102,6 +104,12 @@ def memory_need_gib(settings: Settings, plan: Plan, model: Model) -> dict[str, f
         state = CHECKPOINT_BYTES[settings.training.precision] * model.parameters / GIB
         need["saving a checkpoint"] = state / plan.nodes + ranks
     return need
+
+
+def _estimate(plan: Plan) -> Iterator[Finding]:
+    """What the planner says against the layout; an estimate may be wrong, so a person may overrule it."""
+    for found in plan.estimate.get("findings", ()):
+        yield replace(Finding.from_json(found), ignorable=True)
 
 
 def _schedule(settings: Settings, plan: Plan) -> Iterator[Finding]:
@@ -208,10 +216,11 @@ def _network(settings: Settings, plan: Plan, facts: Facts) -> Iterator[Finding]:
         yield error("network.port", what, "torchrun cannot listen there", "--set launch.master_port=0 finds a free one")
     if plan.nodes < 2:
         return
-    if launch.master_addr in ("localhost", "127.0.0.1", "::1"):
+    is_by_hand = launch.launcher in ("local", "container")  # the others know their nodes and choose a port
+    if is_by_hand and launch.master_addr in ("localhost", "127.0.0.1", "::1"):
         what = f"launch.master_addr is {launch.master_addr} and the run has {plan.nodes} nodes"
         yield error("network.address", what, "other nodes would look for it at home", "give the first node's name")
-    if not launch.master_port:
+    if is_by_hand and not launch.master_port:
         what = "launch.master_port is 0, so that each node would choose a port of its own"
         yield error("network.no-port", what, "the nodes would not meet", "--set launch.master_port=29500 on every node")
     if launch.node_rank >= plan.nodes:

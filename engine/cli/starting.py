@@ -138,8 +138,11 @@ def _preset_for(machine: Machine) -> str:
     """The rehearsal without GPUs, else the first preset that plans and passes the checks."""
     if not machine.gpus:
         return "rehearsal"
-    for preset in presets.all_presets():
-        if preset.is_user or preset.settings.machine.device == "cpu":
+    # Training on from released weights is what most people want of GPUs that fit it.
+    shipped = sorted(presets.all_presets(), key=lambda preset: preset.settings.training.goal != "continue")
+    for preset in shipped:
+        wanted = preset.settings.machine
+        if preset.is_user or wanted.device == "cpu" or wanted.nodes > machine.nodes:
             continue
         try:
             plan = make_plan(preset.settings, machine)
