@@ -147,8 +147,9 @@ def _preset_for(machine: Machine) -> str:
         try:
             plan = make_plan(preset.settings, machine)
             refuse(check(preset.settings, plan, machine), force=False)
-        except EngineError:
+        except EngineError as error:
+            output.say(f"not {preset.name}: {error.message}")
             continue
         return preset.name
-    output.say("no preset fits these GPUs; `gptoss new` plans a run for them")
+    output.say("no preset can start here as it is; `gptoss new` plans a run for these GPUs")
     return "rehearsal"
