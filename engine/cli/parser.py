@@ -26,13 +26,44 @@ def build() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"gptoss {__version__}")
+    parser.add_argument("--machine", default="", metavar="FILE", help="plan for the machine that this file describes")
     parser.add_argument("--no-mouse", action="store_true", help="leave the mouse to the terminal")
     parser.set_defaults(carry_out="", screen="home")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB")
     _add_starting_verbs(verbs)
+    _add_script_verb(verbs)
+    _add_plan_verb(verbs)
     _add_run_verbs(verbs)
+    _add_watching_verbs(verbs)
     _add_fact_verbs(verbs)
+    _add_data_verbs(verbs)
+    _add_checkpoint_verbs(verbs)
     return parser
+
+
+def _add_plan_verb(verbs: _Verbs) -> None:
+    plan = _verb(verbs, "plan", "plan:plan", "judge a layout or choose one: does it fit, how fast, how long")
+    plan.add_argument("preset", nargs="?", default="", help="a preset or a settings file to take the training from")
+    plan.add_argument("--model", default="", help="gpt-oss-20b, gpt-oss-120b, tiny, or a directory with a config.json")
+    plan.add_argument("--gpu", default="", help="a GPU family, for example H100; otherwise this machine's GPUs")
+    plan.add_argument("--gpus-per-node", type=int, default=0, metavar="N", help="GPUs of one node (default 8, or all)")
+    plan.add_argument("--nodes", type=int, default=0, metavar="N", help="how many such nodes (default 1)")
+    plan.add_argument("--goal", default="", choices=("", "pretrain", "continue", "sft", "lora"), metavar="GOAL",
+                      help="pretrain, continue, sft or lora")  # fmt: skip
+    plan.add_argument("--sequence-length", type=int, default=0, metavar="N", help="tokens in one sample")
+    plan.add_argument("--micro-batch", type=int, default=0, metavar="N", help="samples at a time on one GPU")
+    plan.add_argument("--global-batch", type=int, default=0, metavar="N", help="samples in one iteration")
+    plan.add_argument("--precision", default="", help="bf16, fp8, mxfp8 or fp32")
+    plan.add_argument("--gradient-precision", default="", choices=("", "fp32", "bf16"), metavar="P",
+                      help="fp32 (default) or bf16")  # fmt: skip
+    plan.add_argument("--layout", default="", metavar="SIZES", help="judge this one: tp=1,pp=4,ep=8,cp=1")
+    plan.add_argument("--recompute", default="", metavar="MODULES", help="none, full, or layernorm,moe_act,moe")
+    plan.add_argument("--tokens", type=float, metavar="N", help="tokens to train on: gives hours, and cost")
+    plan.add_argument("--price", type=float, metavar="P", help="price of one GPU for one hour")
+    plan.add_argument("--machine", default=argparse.SUPPRESS, metavar="FILE", help="plan for the machine in this file")
+    plan.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments",
+                      help="change one setting; may be repeated")  # fmt: skip
+    plan.add_argument("--json", action="store_true", help=_JSON)
 
 
 type _Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -54,6 +85,22 @@ def _add_starting_verbs(verbs: _Verbs) -> None:
     run.add_argument("preset", nargs="?", default="", help="a preset or a settings file (gptoss.toml)")
     run.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped, failed or lost")
     _add_starting_options(run)
+
+
+def _add_script_verb(verbs: _Verbs) -> None:
+    scripts = _verb(
+        verbs, "export-scripts", "scripts:export_scripts", "write scripts that carry out a run without gptoss"
+    )
+    scripts.add_argument("--preset", default="", metavar="NAME", help="a preset or a settings file (gptoss.toml)")
+    scripts.add_argument(
+        "--output", default="", metavar="DIR", help="the directory to make; it may be moved afterwards"
+    )
+    scripts.add_argument("--machine", default=argparse.SUPPRESS, metavar="FILE",
+                         help="plan for the machine that this file describes")  # fmt: skip
+    scripts.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments",
+                         help="change one setting, for example machine.nodes=4; may be repeated")  # fmt: skip
+    scripts.add_argument("--no-input", action="store_true", help="never ask; fail when an answer is missing")
+    scripts.add_argument("--json", action="store_true", help=_JSON)
 
 
 def _add_starting_options(verb: argparse.ArgumentParser) -> None:
@@ -89,6 +136,28 @@ def _add_run_verbs(verbs: _Verbs) -> None:
     logs.add_argument("--follow", "-f", action="store_true", help="go on printing as the log grows")
 
 
+def _add_watching_verbs(verbs: _Verbs) -> None:
+    watch = _verb(verbs, "watch", "watch:watch", "follow any Megatron job: its log, logs, TensorBoard files or a run")
+    watch.add_argument("places", nargs="+", metavar="PLACE",
+                       help="logs, a directory of logs or event files, a run, or - for standard input")  # fmt: skip
+    watch.add_argument("--no-follow", action="store_true", help="read what is there, say what it shows, and end")
+    watch.add_argument("--step", default="", help="of a run: only the records of this step")
+    watch.add_argument("--notify", action="store_true", help="send alerts as notifications.toml says")
+    watch.add_argument("--json", action="store_true", help="metrics and alerts as JSON lines on stdout")
+    report = _verb(verbs, "report", "history:report", "print what a run came to, as one page of Markdown")
+    report.add_argument("run", nargs="?", default="last", help=_RUN)
+    report.add_argument("--csv", default="", metavar="FILE", help="write every iteration's metrics to FILE too")
+    report.add_argument("--output", default="", metavar="FILE", help="write the page to FILE")
+    report.add_argument("--json", action="store_true", help=_JSON)
+    compare = _verb(verbs, "compare", "history:compare", "show runs side by side: one metric, and settings that differ")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="names or directories of runs")
+    compare.add_argument("--by", choices=("iteration", "tokens", "time"), default="iteration",
+                         help="align by iteration (default), tokens or seconds at work")  # fmt: skip
+    compare.add_argument("--metric", default="loss", help="which metric (default loss)")
+    compare.add_argument("--rows", type=int, default=20, help="how many places to compare at (default 20)")
+    compare.add_argument("--json", action="store_true", help=_JSON)
+
+
 def _add_fact_verbs(verbs: _Verbs) -> None:
     presets = _verb(verbs, "presets", "facts:presets", "list the presets, or show one")
     presets.add_argument("action", nargs="?", choices=("list", "show"), default="list")
@@ -99,6 +168,74 @@ def _add_fact_verbs(verbs: _Verbs) -> None:
     settings.add_argument("key", nargs="?", default="", help="the setting to explain")
     settings.add_argument("--json", action="store_true", help=_JSON)
     doctor = _verb(verbs, "doctor", "facts:doctor", "say what this machine has and what is missing")
+    doctor.add_argument("--save-machine", default="", metavar="FILE", help="write what was found as a machine file")
     doctor.add_argument("--json", action="store_true", help=_JSON)
     completion = _verb(verbs, "completion", "facts:completion", "print the completion script of a shell")
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+
+
+def _add_data_verbs(verbs: _Verbs) -> None:
+    data = _verb(verbs, "data", "", "look at training data, prepare it, check it")
+    actions = data.add_subparsers(title="actions", metavar="ACTION", required=True)
+    inspect = _verb(actions, "inspect", "data:inspect", "say what is in text or chats")
+    inspect.add_argument("--exact", action="store_true", help="count every record instead of a sample")
+    inspect.add_argument("--preset", default="", help="a preset or settings file: gives the sequence length and epochs")
+    prepare = _verb(actions, "prepare", "data:prepare", "turn text or chats into what Megatron reads")
+    prepare.add_argument("--output", "-o", required=True, metavar="DIR", help="the directory of the new dataset")
+    prepare.add_argument("--validation-percent", type=float, default=5.0, metavar="N",
+                         help="share of the documents kept out of training (default 5; 0: none)")  # fmt: skip
+    prepare.add_argument("--skip-bad", action="store_true",
+                         help="leave out records that cannot be used, counted and listed")  # fmt: skip
+    prepare.add_argument("--end-of-document", default="", metavar="TOKEN",
+                         help="the token behind each document (default <|endoftext|>)")  # fmt: skip
+    prepare.add_argument("--rows", type=int, default=201_088, help="token ids that the model knows (default 201088)")
+    prepare.add_argument("--force", action="store_true", help="accept a tokenizer that is not the one of gpt-oss")
+    prepare.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: one for each core)")
+    prepare.add_argument("--encoder", choices=("gigatoken", "tokenizers"), default="",
+                         help="what tokenises (default: the fastest that gives the right tokens)")  # fmt: skip
+    prepare.add_argument("--no-packing", action="store_true", help="chats: one in a row, for training on the CPU")
+    prepare.add_argument("--multiple", type=int, default=1, metavar="N",
+                         help="chats: pad each to a multiple of this, 2 x cp or tp x cp (default 1)")  # fmt: skip
+    prepare.add_argument("--effort", choices=("low", "medium", "high"), default="medium",
+                         help="chats: the reasoning effort in the system message")  # fmt: skip
+    prepare.add_argument("--quick", action="store_true", help="do not read the result back with Megatron")
+    for action in (inspect, prepare):
+        action.add_argument("path", help="a file, directory, 'pattern', dataset directory or hf:owner/name")
+        action.add_argument("--column", default="", help="the column with the text or chat, or PROMPT,ANSWER")
+        action.add_argument("--split", default="train", help="the split of a dataset directory (default train)")
+        action.add_argument("--tokenizer", default="", metavar="DIR",
+                            help="a tokenizer.json or its directory (default: the one of gpt-oss)")  # fmt: skip
+        action.add_argument("--sequence-length", type=int, default=0, metavar="N", help="tokens in one sample")
+    check = _verb(actions, "check", "data:check", "check a .bin/.idx prefix or a prepared dataset")
+    check.add_argument("path", help="the prefix without ending, or the directory")
+    check.add_argument("--rows", type=int, default=201_088, help="token ids that the model knows (default 201088)")
+    for action in (inspect, prepare, check):
+        action.add_argument("--json", action="store_true", help=_JSON)
+
+
+def _add_checkpoint_verbs(verbs: _Verbs) -> None:
+    convert = _verb(verbs, "convert", "checkpoints:convert", "turn a Hugging Face gpt-oss into a Megatron checkpoint")
+    convert.add_argument("source", metavar="HF_DIR", help="its directory, or a name in the Hugging Face cache")
+    export = _verb(verbs, "export", "checkpoints:export", "turn a Megatron checkpoint into Hugging Face safetensors")
+    export.add_argument("source", metavar="CKPT", help="a directory with iter_NNNNNNN in it, or one of those")
+    export.add_argument("--reference", default="", metavar="HF_DIR",
+                        help="the model it came from: gives config.json and tokenizer")  # fmt: skip
+    for verb in (convert, export):
+        verb.add_argument("out", metavar="OUT", help="the directory to make; it appears when it is complete")
+        verb.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16", help="number format (default bf16)")
+        verb.add_argument("--overwrite", action="store_true", help="replace OUT, when the new one is complete")
+    verify = _verb(verbs, "verify", "checkpoints:verify", "check a Megatron checkpoint, also against its origin")
+    verify.add_argument("source", metavar="CKPT", help="a directory with iter_NNNNNNN in it, or one of those")
+    verify.add_argument("--against", default="", metavar="HF_DIR", help="the Hugging Face checkpoint it came from")
+    verify.add_argument("--no-logits", action="store_true", help="compare tensors only; needs no Megatron")
+    for verb in (convert, export, verify):
+        verb.add_argument("--threads", type=int, default=0, metavar="N", help="threads (default: as many as fit)")
+        verb.add_argument("--python", default="", metavar="FILE", help="the Python that has torch (default: this one)")
+        verb.add_argument("--json", action="store_true", help=_JSON)
+    checkpoint = _verb(verbs, "checkpoint", "", "look at any checkpoint")
+    actions = checkpoint.add_subparsers(title="actions", metavar="ACTION", required=True)
+    inspect = _verb(
+        actions, "inspect", "checkpoints:inspect", "say what a checkpoint is, whether it is whole, its uses"
+    )
+    inspect.add_argument("path", help="a Hugging Face directory, a Megatron checkpoint or a LoRA adapter")
+    inspect.add_argument("--json", action="store_true", help=_JSON)

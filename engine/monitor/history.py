@@ -1,0 +1,225 @@
+"""Recorded runs side by side: aligned curves, differing settings, CSV, a report in Markdown.
+
+Works on records and settings at hand; where they lie is the caller's matter.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.monitor.alert import number
+from engine.monitor.metrics import Record
+from engine.options import Value
+from engine.settings import OPTIONS, Settings
+
+AXES = ("iteration", "tokens", "time")
+_SPARKS = "▁▂▃▄▅▆▇█"
+_FIRST_COLUMNS = ("iteration", "t", "loss", "validation_loss")
+_NOT_METRICS = {"t", "iteration", "step", "kind", "message", "of", "source"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One run as its files tell it."""
+
+    name: str
+    settings: Settings
+    records: tuple[Record, ...]
+    """Metric and event records in the order in which they were written."""
+    status: str = ""
+    message: str = ""
+    directory: str = ""
+    results: Mapping[str, Any] | None = None
+    """What each finished step reported, by step name."""
+
+
+def iterations_of(records: Iterable[Record]) -> list[Record]:
+    """One record an iteration, in order: the parts joined; an iteration that was repeated counts as last time."""
+    joined: dict[int, Record] = {}
+    for record in records:
+        iteration = record.get("iteration")
+        if "kind" in record or not isinstance(iteration, int) or isinstance(iteration, bool):
+            continue
+        before = joined.get(iteration)
+        is_repeat = before is not None and "loss" in before and "loss" in record
+        joined[iteration] = record if before is None or is_repeat else {**before, **record, "t": before["t"]}
+    return [joined[iteration] for iteration in sorted(joined)]
+
+
+def curve(run: RunRecord, metric: str, by: str) -> list[tuple[float, float]]:
+    """(place, value) of a metric; places are iterations, tokens, or seconds of training since the first iteration."""
+    training = run.settings.training
+    points: list[tuple[float, float]] = []
+    elapsed, last_t = 0.0, None
+    for record in iterations_of(run.records):
+        # Seconds at work: a stopped run's nights do not count, nor does a clock that was set.
+        passed = number(record, "iteration_s")
+        if passed is None and last_t is not None:
+            passed = max(0.0, record["t"] - last_t)
+        elapsed, last_t = elapsed + (passed or 0.0), record["t"]
+        value = number(record, metric)
+        if value is None:
+            continue
+        if by == "tokens":
+            samples = number(record, "consumed_samples")
+            samples = record["iteration"] * training.global_batch if samples is None else samples
+            points.append((samples * training.sequence_length, value))
+        else:
+            points.append((elapsed if by == "time" else float(record["iteration"]), value))
+    return points
+
+
+def compare(runs: Sequence[RunRecord], metric: str, by: str, rows: int = 20) -> list[list[float | None]]:
+    """Rows of place and one value a run, over the stretch that any run covers; None beyond a run's end."""
+    curves = [curve(run, metric, by) for run in runs]
+    ends = [points[-1][0] for points in curves if points]
+    if not ends:
+        return []
+    start = min(points[0][0] for points in curves if points)
+    count = max(2, rows)
+    places = sorted({start + (max(ends) - start) * i / (count - 1) for i in range(count)})
+    if by == "iteration":
+        places = sorted({float(round(place)) for place in places})
+    return [[place, *(_value_at(points, place) for points in curves)] for place in places]
+
+
+def differing_settings(runs: Sequence[RunRecord]) -> list[tuple[str, list[Value]]]:
+    """Every setting in which the runs differ, with its value in each."""
+    found = [(key, [run.settings.value(key) for run in runs]) for key in OPTIONS]
+    return [(key, values) for key, values in found if len(set(map(repr, values))) > 1]
+
+
+def to_csv(run: RunRecord) -> str:
+    """One line an iteration, every metric a column."""
+    records = iterations_of(run.records)
+    names = {name for record in records for name in record} - _NOT_METRICS
+    columns = [*_FIRST_COLUMNS, *sorted(names - set(_FIRST_COLUMNS))]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def summarise(run: RunRecord) -> dict[str, Any]:
+    """The numbers of a run that a report begins with."""
+    records = iterations_of(run.records)
+    losses = [record["loss"] for record in records if "loss" in record]
+    validation = [record["validation_loss"] for record in records if "validation_loss" in record]
+    pace = sorted(record["iteration_s"] for record in records if number(record, "iteration_s"))
+    speed = sorted(record["tokens_per_s"] for record in records if number(record, "tokens_per_s"))
+    alerts = [record for record in run.records if record.get("kind") == "alert"]
+    return {
+        "run": run.name,
+        "status": run.status,
+        "message": run.message,
+        "iterations": records[-1]["iteration"] if records else 0,
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+        "best_loss": min(losses, default=None),
+        "validation_loss": validation[-1] if validation else None,
+        "iteration_s": pace[len(pace) // 2] if pace else None,
+        "tokens_per_s": speed[len(speed) // 2] if speed else None,
+        "memory_gib": max((record["memory_gib"] for record in records if number(record, "memory_gib")), default=None),
+        "training_s": sum(pace),
+        "checkpoints": sum(record.get("kind") == "checkpoint" for record in run.records),
+        "restarts": sum(record.get("kind") == "restart" for record in run.records),
+        "alerts": len(alerts),
+    }
+
+
+def to_markdown(run: RunRecord) -> str:
+    """A report of one page."""
+    facts = summarise(run)
+    lines = [f"# {run.name}", "", f"{run.status or 'unknown'}{': ' + run.message if run.message else ''}", ""]
+    lines += ["| | |", "|---|---|"]
+    lines += [f"| {name} | {text} |" for name, text in _fact_rows(run, facts)]
+    points = [value for _, value in curve(run, "loss", "iteration")]
+    if points:
+        lines += ["", "## Loss", "", f"`{sparkline(points)}` {points[0]:.4f} → {points[-1]:.4f}"]
+    validation = curve(run, "validation_loss", "iteration")
+    if validation:
+        lines += ["", "| iteration | validation loss |", "|---:|---:|"]
+        lines += [f"| {place:.0f} | {value:.4f} |" for place, value in validation[-12:]]
+    lines += _event_lines(run)
+    changed = differing_settings([RunRecord(name="", settings=Settings(), records=()), run])
+    lines += ["", "## Settings that are not the default", "", "| setting | value |", "|---|---|"]
+    lines += [f"| {key} | `{values[1]}` |" for key, values in changed]
+    return "\n".join(lines) + "\n"
+
+
+def sparkline(values: Sequence[float], width: int = 48) -> str:
+    """The shape of a curve in one line of characters."""
+    if not values:
+        return ""
+    count = min(width, len(values))
+    parts = [values[i * len(values) // count : (i + 1) * len(values) // count] for i in range(count)]
+    means = [sum(part) / len(part) for part in parts]
+    low, high = min(means), max(means)
+    step = (high - low) / (len(_SPARKS) - 1) or 1.0
+    return "".join(_SPARKS[round((mean - low) / step)] for mean in means)
+
+
+def _fact_rows(run: RunRecord, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    training = run.settings.training
+    tokens = facts["iterations"] * training.global_batch * training.sequence_length
+    rows = [
+        ("model", run.settings.model.name),
+        ("iterations", f"{facts['iterations']:,} of {training.iterations:,}"),
+        ("tokens", f"{tokens:,}"),
+        ("loss", _arrow(facts["first_loss"], facts["last_loss"])),
+        ("validation loss", _text(facts["validation_loss"], ".4f")),
+        ("median iteration", _text(facts["iteration_s"], ".3f", " s")),
+        ("median throughput", _text(facts["tokens_per_s"], ",.0f", " tokens/s")),
+        ("peak memory of a rank", _text(facts["memory_gib"], ".2f", " GiB")),
+        ("time at work", _text(facts["training_s"], ",.0f", " s")),
+        ("checkpoints", str(facts["checkpoints"])),
+        ("restarts", str(facts["restarts"])),
+        ("directory", run.directory),
+    ]
+    return [(name, text) for name, text in rows if text]
+
+
+def _event_lines(run: RunRecord) -> list[str]:
+    alerts = [record for record in run.records if record.get("kind") == "alert"]
+    steps = [record for record in run.records if str(record.get("kind", "")).startswith(("step-", "restart"))]
+    lines: list[str] = []
+    if steps:
+        lines += ["", "## What happened", ""]
+        lines += [f"- {_clock(record)} {record.get('message', '')}" for record in steps]
+    if alerts:
+        lines += ["", "## Alerts", "", "| when | iteration | what | evidence |", "|---|---:|---|---|"]
+        for record in alerts:
+            what, evidence = (str(record.get(name, "")).replace("|", "\\|") for name in ("message", "evidence"))
+            lines.append(f"| {_clock(record)} | {record.get('iteration') or ''} | {what} | {evidence} |")
+    return lines
+
+
+def _value_at(points: Sequence[tuple[float, float]], place: float) -> float | None:
+    """The value at `place`, on the straight line between its neighbours."""
+    if not points or not points[0][0] <= place <= points[-1][0]:
+        return None
+    after = bisect_right(points, (place, float("inf")))
+    left = points[after - 1]
+    if after == len(points) or left[0] == place:
+        return left[1]
+    right = points[after]
+    return left[1] + (right[1] - left[1]) * (place - left[0]) / (right[0] - left[0])
+
+
+def _clock(record: Record) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["t"]))
+
+
+def _text(value: float | None, form: str, unit: str = "") -> str:
+    return "" if value is None else f"{value:{form}}{unit}"
+
+
+def _arrow(first: float | None, last: float | None) -> str:
+    return "" if first is None or last is None else f"{first:.4f} → {last:.4f}"

@@ -1,0 +1,197 @@
+"""`gptoss watch`, `report` and `compare` as a shell sees them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from engine import settings_file
+from engine.plan.layout import Layout
+from engine.plan.plan import Plan, PlannedStep
+from engine.run.directory import RunDirectory
+from engine.run.state import State, Status, StepState
+from engine.settings import Settings
+from gptoss_tui.__main__ import main
+
+CAPTURED = Path(__file__).parent.parent / "captured"
+LOG = CAPTURED / "logs" / "megatron-bridge-0.6.2-last-rank.log"
+METRICS = (CAPTURED / "rehearsal" / "metrics.jsonl").read_text()
+LIMIT_S = 20
+
+
+@pytest.fixture
+def make_run(tmp_path, monkeypatch):
+    """A run directory with the rehearsal's records."""
+    monkeypatch.setenv("GPTOSS_RUNS", str(tmp_path / "runs"))
+
+    def make(name: str, status: Status = Status.FINISHED, **values: object) -> RunDirectory:
+        run = RunDirectory(tmp_path / "runs" / name)
+        run.attempt(1, "train").mkdir(parents=True)
+        chosen = {"model.name": "tiny", "training.iterations": 60, "training.checkpoint_interval": 20} | values
+        settings_file.save(Settings().with_values(chosen), run.settings)
+        steps = (PlannedStep(name="train", ranks_per_node=1, why="test"),)
+        run.plan.write_text(Plan(device="cpu", layout=Layout(), ranks_per_node=1, nodes=1, steps=steps).to_json())
+        state = State(name=name, status=status, steps=(StepState(name="train", status=status, attempt=1),),
+                      step="train", attempt=1)  # fmt: skip
+        run.state.write_text(state.to_json())
+        run.metrics.write_text(METRICS)
+        run.events.write_text((CAPTURED / "rehearsal" / "events.jsonl").read_text())
+        return run
+
+    return make
+
+
+def lines_of(capsys) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_log_as_json_lines(capsys):
+    assert main(["watch", str(LOG), "--json", "--no-follow"]) == 0
+    records = lines_of(capsys)
+    assert [r["iteration"] for r in records if "loss" in r] == list(range(1, 61))
+    assert not [r for r in records if r.get("kind") == "alert"]
+
+
+def test_alerts_are_among_the_lines(tmp_path, capsys):
+    lines = LOG.read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if "iteration       40/" in line)
+    lines[at] = lines[at].replace(lines[at][lines[at].index(" lm loss") : lines[at].index(" loss scale")], "")
+    path = tmp_path / "train.log"
+    path.write_text("\n".join(lines) + "\n")
+    assert main(["watch", str(path), "--json", "--no-follow"]) == 0
+    [alert] = [r for r in lines_of(capsys) if r.get("kind") == "alert"]
+    assert (alert["key"], alert["iteration"], alert["severity"]) == ("loss.nan", 40, "error")
+
+
+def test_the_summary_for_a_person(capsys):
+    assert main(["watch", str(LOG), "--no-follow"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "iterations  1 to 60", "loss        6.2539 -> 5.1052", "alerts      0",
+    ]  # fmt: skip
+
+
+def test_a_log_that_ends_in_an_error_is_diagnosed(tmp_path, capsys):
+    path = tmp_path / "train.log"
+    path.write_text(LOG.read_text().split("[after training")[0] + "OSError: [Errno 28] No space left on device\n")
+    assert main(["watch", str(path), "--json", "--no-follow"]) == 0
+    last = lines_of(capsys)[-1]
+    assert (last["kind"], last["key"]) == ("diagnosis", "disk-full")
+
+
+def test_a_job_that_failed_before_its_first_iteration_is_diagnosed(tmp_path, capsys):
+    path = tmp_path / "train.log"
+    path.write_text("AssertionError: Bias in Moe is only supported when ETP==1\n")
+    assert main(["watch", str(path), "--no-follow"]) == 0
+    assert "cannot be split by tensor parallelism" in capsys.readouterr().err
+
+
+def test_a_run_by_its_name(make_run, capsys):
+    make_run("night")
+    assert main(["watch", "night", "--no-follow", "--json"]) == 0
+    assert len(lines_of(capsys)) == 132
+    assert main(["watch", "night", "--no-follow", "--json", "--step", "train"]) == 0
+    assert {r["step"] for r in lines_of(capsys)} == {"train"}
+
+
+def test_a_failed_run_proposes_a_change(make_run, capsys):
+    run = make_run("night", Status.FAILED, **{"data.tokenizer": "/other"})
+    (run.attempt(1, "train") / "rank-0.log").write_text("IndexError: index out of range in self\n")
+    assert main(["watch", "night", "--no-follow", "--json"]) == 0
+    last = lines_of(capsys)[-1]
+    assert (last["key"], last["edit"], last["is_curable"]) == ("token-range", {"data.tokenizer": ""}, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["watch", "/nowhere/at/all", "--no-follow"], 4, "there is no /nowhere/at/all"),
+        (["watch", "/proc/self/status", "--no-follow"], 2, "shows no iteration that is known"),
+        (["watch", "/proc/self/fdinfo", "--no-follow"], 2, "holds no log"),
+        (["report", "nosuchrun"], 4, "nosuchrun"),
+    ],
+)
+def test_bad_input(arguments, code, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("GPTOSS_RUNS", str(tmp_path))
+    assert main(arguments) == code
+    assert words in capsys.readouterr().err
+
+
+def test_a_live_log_is_followed_until_it_says_that_it_ended(tmp_path):
+    path = tmp_path / "train.log"
+    data = LOG.read_text()
+    half = data.index(" [2026", len(data) // 2)
+    path.write_text(data[:half])
+    command = [sys.executable, "-m", "gptoss_tui", "watch", str(path), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout
+    first = json.loads(process.stdout.readline())
+    with path.open("a") as file:
+        file.write(data[half:] + "[after training is done] datetime: 2026-11-22 09:07:20\n")
+    with process.stdout:
+        records = [first, *map(json.loads, process.stdout)]
+    assert [r["iteration"] for r in records if "loss" in r] == list(range(1, 61))
+    assert records[-1]["kind"] == "finished" and process.wait(LIMIT_S) == 0
+
+
+def test_an_interrupt_ends_the_watching(tmp_path):
+    path = tmp_path / "train.log"
+    path.write_text(LOG.read_text())
+    command = [sys.executable, "-m", "gptoss_tui", "watch", str(path), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout and process.stdout.readline()
+    process.send_signal(2)
+    process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 130
+
+
+def test_an_old_silent_log_is_a_stall_at_once(tmp_path):
+    path = tmp_path / "train.log"
+    path.write_text(LOG.read_text().split("evaluating at iteration 60")[0].rpartition("\n")[0] + "\n")
+    hours_ago = time.time() - 7200
+    os.utime(path, (hours_ago, hours_ago))
+    command = [sys.executable, "-m", "gptoss_tui", "watch", str(path), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout
+    keys = []
+    for line in process.stdout:
+        record = json.loads(line)
+        if record.get("kind") == "alert":
+            keys.append(record["key"])
+            break
+    process.terminate()
+    process.communicate(timeout=LIMIT_S)
+    assert keys == ["stall"]
+
+
+def test_the_report_of_a_run(make_run, capsys, tmp_path):
+    make_run("night")
+    table = tmp_path / "night.csv"
+    assert main(["report", "night", "--csv", str(table)]) == 0
+    assert capsys.readouterr().out.startswith("# night\n")
+    assert len(table.read_text().splitlines()) == 61
+    page = tmp_path / "night.md"
+    assert main(["report", "night", "--output", str(page)]) == 0
+    assert "| checkpoints | 3 |" in page.read_text() and capsys.readouterr().out == ""
+    assert main(["report", "night", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["iterations"] == 60
+    assert main(["report", "night", "--output", "/proc/none/x"]) == 2
+
+
+def test_two_runs_compared(make_run, capsys):
+    make_run("first")
+    make_run("second", **{"training.learning_rate": 2e-4})
+    assert main(["compare", "first", "second", "--json", "--rows", "3"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert [row["iteration"] for row in facts["rows"]] == [1, 30, 60]
+    assert facts["rows"][0]["values"][0] == facts["rows"][0]["values"][1]
+    assert facts["settings"] == {"training.learning_rate": [1e-5, 2e-4]}
+    assert main(["compare", "first", "second", "--by", "tokens"]) == 0
+    assert "training.learning_rate" in capsys.readouterr().out
+    assert main(["compare", "first", "--metric", "colour"]) == 2
+    assert "tokens_per_s" in capsys.readouterr().err
