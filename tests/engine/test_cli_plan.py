@@ -12,8 +12,8 @@ import pytest
 
 MACHINES = Path(__file__).parent.parent / "fakes" / "nvml" / "machines"
 PUBLISHED = (
-    "--model gpt-oss-120b --gpu H100 --gpus-per-node 8 --nodes 8 --goal pretrain --sequence-length 4096 --micro-batch 1 "
-    "--global-batch 1280 --precision bf16 --layout tp=1,pp=4,ep=8,cp=1 --recompute layernorm,moe_act"
+    "--model gpt-oss-120b --gpu H100 --gpus-per-node 8 --nodes 8 --goal pretrain --sequence-length 4096 "
+    "--micro-batch 1 --global-batch 1280 --precision bf16 --layout tp=1,pp=4,ep=8,cp=1 --recompute layernorm,moe_act"
 ).split()
 
 

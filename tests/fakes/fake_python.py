@@ -10,6 +10,7 @@ tests/end_to_end.
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,9 +26,9 @@ def process():
     return {"pid": os.getpid(), "start_ticks": int(stat[19]), "boot_id": boot}
 
 
-def report(outcome, result=None):
-    value = {"rank": 0, "outcome": outcome, "process": process(), "result": result or {}, "peak_memory_gib": 0.5}
-    path = ATTEMPT / "rank-0.json"
+def report(outcome, result=None, rank=0):
+    value = {"rank": rank, "outcome": outcome, "process": process(), "result": result or {}, "peak_memory_gib": 0.5}
+    path = ATTEMPT / f"rank-{rank}.json"
     path.with_suffix(".new").write_text(json.dumps(value))
     path.with_suffix(".new").rename(path)
 
@@ -37,9 +38,9 @@ def metric(iteration):
         file.write(json.dumps({"t": time.time(), "step": "train", "iteration": iteration, "loss": 1.0}) + "\n")
 
 
-def stop_on_sigterm():
+def stop_on_sigterm(rank=0):
     def on_signal(number, frame):
-        report("stopped", {"iteration": 7})
+        report("stopped", {"iteration": 7}, rank)
         sys.exit(0)
 
     signal.signal(signal.SIGTERM, on_signal)
@@ -50,15 +51,39 @@ def wait_for_ever():
         time.sleep(0.05)
 
 
+MESSAGES = {"OutOfMemoryError": "CUDA out of memory. Tried to allocate 1.54 GiB. GPU 0 has 79.1 GiB in all"}
+
+
 def fail(error):
-    value = {"t": time.time(), "rank": 0, "error": error, "message": f"{error} was raised", "traceback": ""}
+    message = MESSAGES.get(error, f"{error} was raised")
+    value = {"t": time.time(), "rank": 0, "error": error, "message": message, "traceback": f"{error}: {message}"}
     (ATTEMPT / "error-rank-0.json").write_text(json.dumps(value))
     report("failed")
     sys.exit(1)
 
 
+def act_as_node(action):
+    """One of several nodes: its rank is the number that the launcher gave the node."""
+    node = os.environ["NODE_RANK"]
+    rank = int(node)
+    addresses = subprocess.run(["hostname", "-I"], capture_output=True, text=True).stdout.strip()
+    with (RUN / "nodes.jsonl").open("a") as file:
+        file.write(json.dumps({"node": node, "address": addresses}) + "\n")
+    if action == "die-on-node-1" and rank == 1:
+        report("running", rank=rank)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if action == "finish-as-node":
+        report("finished", rank=rank)
+        return
+    stop_on_sigterm(rank)
+    report("running", rank=rank)
+    wait_for_ever()
+
+
 def act(action):
-    if action == "finish":
+    if "node" in action:
+        act_as_node(action)
+    elif action == "finish":
         metric(3)
         report("finished", {"answer": STEP})
     elif action == "hang":

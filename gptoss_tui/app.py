@@ -1,0 +1,175 @@
+"""The application: themes, keys that hold everywhere, and how it begins and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from textual import on
+from textual.app import App, SystemCommand
+from textual.binding import Binding
+from textual.driver import Driver
+from textual.screen import Screen
+from textual.signal import Signal
+
+from engine.errors import ExitCode
+from gptoss_tui import bridge, theme
+from gptoss_tui.bridge import Answer, Failure, Services
+from gptoss_tui.driver import frames_waiting
+from gptoss_tui.glyphs import AsciiFilter, Charset, detect_charset
+
+if TYPE_CHECKING:
+    from engine.machine import Machine
+    from engine.run.directory import RunDirectory
+    from engine.settings import Settings
+
+
+class CockpitApp(App[int]):
+    """Screens over the engine. It owns no run: leaving it ends nothing."""
+
+    TITLE = "gptoss"
+    CSS_PATH = "styles/base.tcss"
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny-width"), (60, "-narrow"), (100, "-wide")]
+    VERTICAL_BREAKPOINTS = [(0, "-tiny-height"), (20, "-short"), (30, "-tall")]
+    BINDINGS = [
+        # Ctrl+P and Ctrl+Q are how docker detaches from a container: both have another key here.
+        Binding("question_mark,f1", "help", "Help", key_display="?", id="help"),
+        Binding("colon,f2", "command_palette", "Commands", key_display=":", show=False, id="commands"),
+    ]
+
+    def __init__(
+        self,
+        start: Callable[[], Screen[Any]] | None = None,
+        *,
+        services: Services | None = None,
+        clock: Callable[[], float] = time.time,
+        charset: Charset | None = None,
+        driver_class: type[Driver] | None = None,
+    ) -> None:
+        super().__init__(driver_class=driver_class)
+        self._start = start or partial(_screen, "home", None, None)
+        self.services = services or Services()
+        self.clock = clock
+        self.charset = charset or detect_charset()
+        self.machine: Machine | Failure | None = None
+        """What was detected; None until the probing, which follows the first frame, is done."""
+        self.machine_found: Signal[None] = Signal(self, "machine found")
+        self._dress()
+
+    def get_default_screen(self) -> Screen[Any]:
+        screen = self._start()
+        # Textual reads a screen's stylesheet when it is pushed, which the first one is not.
+        self.stylesheet.read_all(screen.css_path)
+        self.stylesheet.reparse()
+        return screen
+
+    def get_css_variables(self) -> dict[str, str]:
+        variables = super().get_css_variables()
+        return {**variables, **theme.shades(variables, is_plain=self.current_theme.ansi)}
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """Every key of the screen, by its description: nothing is reachable by key alone."""
+        for active in screen.active_bindings.values():
+            binding = active.binding
+            if binding.description and active.enabled and not binding.system:
+                run = partial(self.run_action, binding.action, default_namespace=active.node)
+                yield SystemCommand(binding.description, f"key: {self.get_key_display(binding)}", run)
+        yield SystemCommand("Theme", "Choose the colours", self.action_change_theme)
+        yield SystemCommand("Screenshot", "Save this screen as an SVG file", self.deliver_screenshot)
+        yield SystemCommand("Quit", "Leave gptoss; runs go on", self.action_quit)
+
+    def on_mount(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            # Textual installs no handler: the terminal would stay in its alternate screen.
+            loop.add_signal_handler(signal.SIGTERM, self.exit, ExitCode.INTERRUPTED, ExitCode.INTERRUPTED)
+        except (NotImplementedError, RuntimeError, ValueError):
+            pass  # not on the main thread, as in a test
+        self.call_after_refresh(self.look_for_machine)
+
+    def look_for_machine(self) -> None:
+        """Detect the machine in a thread; `machine_found` tells when it is done."""
+        call = partial(bridge.ask, self, "machine", self.services.machine)
+        self.run_worker(call, thread=True, exclusive=True, exit_on_error=False, group="machine")
+
+    @on(Answer)
+    def machine_answered(self, answer: Answer) -> None:
+        self.machine = answer.value
+        self.machine_found.publish(None)
+
+    @property
+    def is_congested(self) -> bool:
+        """True while frames wait for a slow terminal; drawing more would only lengthen the queue."""
+        return frames_waiting(self._driver) > 1
+
+    def action_help(self) -> None:
+        from gptoss_tui.screens.help import HelpScreen
+
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen.about(self.screen))
+
+    def action_help_quit(self) -> None:
+        self.notify("Press q to leave (Esc first, when typing). Runs go on.", title="Still here")
+
+    async def action_quit(self) -> None:
+        self.exit(ExitCode.DONE)
+
+    def _dress(self) -> None:
+        for one in theme.THEMES:
+            self.register_theme(one)
+        # Textual reads NO_COLOR too, even an empty one, and then writes greys.
+        self._filters = [one for one in self._filters if type(one).__name__ not in ("Monochrome", "NoColor")]
+        self.no_color = theme.wants_no_colour()
+        if self.no_color:
+            self._filters.append(theme.NoColourFilter())
+            self.add_class("-no-colour")
+        if self.charset is Charset.ASCII:
+            self._filters.append(AsciiFilter())
+        if self.no_color:
+            self.theme = "cockpit-plain"
+        elif self.theme == "textual-dark":  # Textual's default: $TEXTUAL_THEME chose nothing
+            self.theme = theme.DEFAULT
+        self.animation_level = "none"
+
+
+def run_app(
+    start_screen: str = "home",
+    run: RunDirectory | None = None,
+    settings: Settings | None = None,
+    no_mouse: bool = False,
+) -> int:
+    """Show the screens until the person leaves; returns the exit code for the shell.
+
+    `start_screen` is home, setup, monitor, runs or doctor; the monitor needs `run`.
+    """
+    from gptoss_tui.driver import TerminalDriver
+
+    app = CockpitApp(partial(_screen, start_screen, run, settings), driver_class=TerminalDriver)
+    result = app.run(mouse=not no_mouse)
+    return int(app.return_code or 0) if result is None else int(result)
+
+
+def _screen(name: str, run: RunDirectory | None, settings: Settings | None) -> Screen[Any]:
+    if name == "monitor" and run is not None:
+        from gptoss_tui.screens.monitor import MonitorScreen
+
+        return MonitorScreen(run)
+    if name == "setup":
+        from gptoss_tui.screens.setup import SetupScreen
+
+        return SetupScreen(settings)
+    if name == "runs":
+        from gptoss_tui.screens.runs import RunsScreen
+
+        return RunsScreen()
+    if name == "doctor":
+        from gptoss_tui.screens.doctor import DoctorScreen
+
+        return DoctorScreen()
+    from gptoss_tui.screens.home import HomeScreen
+
+    return HomeScreen()

@@ -1,0 +1,170 @@
+"""The settings being made: what was typed, what of it is valid, and how to go back. Knows no widget.
+
+Nothing typed is ever lost: a text that is not a value yet is kept as it stands beside the
+settings, which hold the last valid value.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from engine.errors import EngineError
+from engine.options import Option, Problem, Value, parse
+from engine.paths import state_root
+from engine.settings import OPTIONS, Settings, merge, to_tables
+
+LONGEST_TEXT = 4096
+"""Longest text a field takes, in characters: the length of the longest path."""
+_UNDO_STEPS = 200
+
+
+class Draft:
+    """Settings over a starting point, edited value by value."""
+
+    def __init__(self, base: Settings | None = None, name: str = "") -> None:
+        self.base = base or Settings()
+        self.name = name
+        """The preset it started from; empty for the defaults."""
+        self.settings = self.base
+        self.problems: dict[str, Problem] = {}
+        self._texts: dict[str, str] = {}
+        self._past: list[tuple[str, str]] = []
+        self._future: list[tuple[str, str]] = []
+
+    def text(self, key: str) -> str:
+        """What stands in the field of an option."""
+        typed = self._texts.get(key)
+        return text_of(self.settings.value(key)) if typed is None else typed
+
+    def set(self, key: str, text: str) -> Problem | None:
+        """Take what was typed for an option; returns the problem with it, if any."""
+        text = text[:LONGEST_TEXT]
+        before = self.text(key)
+        if text == before:
+            return self.problems.get(key)
+        # Letters typed one after the other in the same field are one step back.
+        if not (self._past and self._past[-1][0] == key):
+            self._past = [*self._past, (key, before)][-_UNDO_STEPS:]
+        self._future.clear()
+        return self._put(key, text)
+
+    def close_step(self) -> None:
+        """End the present undo step, as when another field gets the focus."""
+        if self._past and self._past[-1][0]:
+            self._past.append(("", ""))
+
+    def undo(self) -> str | None:
+        """Take back the last step; returns the option it was about."""
+        return self._move(self._past, self._future)
+
+    def redo(self) -> str | None:
+        """Make the last undone step again; returns the option it was about."""
+        return self._move(self._future, self._past)
+
+    def changed(self) -> dict[str, Value]:
+        """The valid values that differ from the starting point."""
+        return {key: self.settings.value(key) for key in OPTIONS if self.settings.value(key) != self.base.value(key)}
+
+    @property
+    def is_changed(self) -> bool:
+        return bool(self.changed() or self.problems)
+
+    def save(self, path: Path | None = None) -> None:
+        """Keep the draft for the next start. Raises OSError."""
+        path = path or draft_path()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        value = {
+            "name": self.name,
+            "base": to_tables(self.base),
+            "settings": to_tables(self.settings),
+            "texts": {key: self._texts[key] for key in self.problems},
+        }
+        # Replaced whole, but not forced to the disk: this happens at every key press.
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(value), encoding="utf-8")
+        new.replace(path)
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> Draft | None:
+        """The draft kept last; None when there is none, or it cannot be read any more."""
+        try:
+            value = json.loads((path or draft_path()).read_text(encoding="utf-8"))
+            draft = cls(merge(Settings(), value["base"]), str(value["name"]))
+            draft.settings = merge(Settings(), value["settings"])
+            for key, text in value["texts"].items():
+                if key in OPTIONS:
+                    draft._put(key, str(text))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EngineError):
+            return None
+        return draft
+
+    @staticmethod
+    def forget(path: Path | None = None) -> None:
+        """Remove the kept draft."""
+        (path or draft_path()).unlink(missing_ok=True)
+
+    def _put(self, key: str, text: str) -> Problem | None:
+        result = parse(OPTIONS[key], text)
+        self._texts[key] = text
+        if isinstance(result, Problem):
+            self.problems[key] = result
+            return result
+        self.problems.pop(key, None)
+        self.settings = self.settings.with_values({key: result})
+        return None
+
+    def _move(self, source: list[tuple[str, str]], target: list[tuple[str, str]]) -> str | None:
+        while source:
+            key, text = source.pop()
+            if key:
+                target.append((key, self.text(key)))
+                self._put(key, text)
+                return key
+        return None
+
+
+def draft_path() -> Path:
+    return state_root() / "draft.json"
+
+
+def text_of(value: Value) -> str:
+    """A value as a person would type it: `yes`, `100`, `1e-5`."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        # repr writes 1e-05; %g keeps the digits that matter of everything people type.
+        text = repr(value)
+        mantissa, e, exponent = text.partition("e")
+        return f"{mantissa}e{int(exponent)}" if e else text.removesuffix(".0")
+    return str(value)
+
+
+def missing(settings: Settings) -> dict[str, str]:
+    """Options that must be filled in for the others to make sense, and why."""
+    found = {}
+    if settings.model.name == "custom" and not settings.model.path:
+        found["model.path"] = "model.name is custom: give the directory that holds its config.json"
+    if settings.data.source in ("text", "prefix") and not settings.data.path:
+        what = "a text file or a directory" if settings.data.source == "text" else "the prefix of a .bin/.idx pair"
+        found["data.path"] = f"data.source is {settings.data.source}: give {what}"
+    return found
+
+
+def option_named_in(text: str) -> Option | None:
+    """The first option whose key appears in a message, or None."""
+    places = {key: text.find(key) for key in OPTIONS}
+    named = [key for key, place in places.items() if place >= 0]
+    return OPTIONS[min(named, key=lambda key: (places[key], -len(key)))] if named else None
+
+
+def explanation(option: Option) -> Mapping[str, str]:
+    """Everything the declaration says about an option, by heading."""
+    allowed = option.range_text + (f" {option.unit}" if option.unit else "")
+    return {
+        "help": option.help,
+        "why": option.why,
+        "allowed": f"Takes {allowed}; {text_of(option.default) or 'empty'} by default.",
+        "native": f"In Megatron: {option.native}." if option.native else "",
+    }

@@ -1,0 +1,242 @@
+"""A run directory as messages: the one place where the screens read a run.
+
+Polls in a thread. Polling works over NFS and on a copied directory, and one poll is a few
+`stat` calls. What was read is handed over in batches, so that a fast run does not flood the screen.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textual.message import Message
+from textual.message_pump import MessagePump
+from textual.worker import get_current_worker
+
+from engine.errors import EngineError
+from engine.monitor.tail import Tail
+from engine.run import directory
+from engine.run.directory import RunDirectory, parse_record
+from engine.run.state import State
+
+if TYPE_CHECKING:
+    from engine.settings import Settings
+
+POLL_S = 0.125
+BATCH_S = 0.375
+"""Least time between two batches; with the poll, a value is on the screen within half a second."""
+STATE_S = 1.0
+"""How often the supervisor is looked for, which an unchanged file does not tell."""
+
+_LAST_BYTES = 4096
+
+type Record = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Batch:
+    """What is new in a run directory."""
+
+    metrics: list[Record] = field(default_factory=list)
+    events: list[Record] = field(default_factory=list)
+    state: State | None = None
+    problem: str = ""
+    """Why the state cannot be read, if so."""
+    is_history: bool = False
+    """True while more is waiting to be read at once."""
+    restarted: bool = False
+    """True when the metrics were replaced: what came before counts no more."""
+
+    def __bool__(self) -> bool:
+        return bool(self.metrics or self.events or self.state or self.problem or self.restarted)
+
+
+class Reader:
+    """Reads what is new in one run directory. Knows no screen and no thread."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._run = run
+        self._metrics = Tail(run.metrics)
+        self._events = Tail(run.events)
+        self._stamp: tuple[int, int] | None = None
+        self._state: State | None = None
+        self._restarts = 0
+
+    def read(self, *, look_for_supervisor: bool = True) -> Batch:
+        """Everything new since the last call, at most about 1 MiB of each file."""
+        batch = Batch(
+            metrics=[r for line in self._metrics.read() if (r := parse_record(line)) is not None],
+            events=[r for line in self._events.read() if (r := parse_record(line)) is not None],
+            is_history=self._metrics.is_behind or self._events.is_behind,
+        )
+        batch.restarted = self._metrics.restarts != self._restarts
+        self._restarts = self._metrics.restarts
+        self._read_state(batch, look_for_supervisor)
+        return batch
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._events.close()
+
+    def _read_state(self, batch: Batch, look_for_supervisor: bool) -> None:
+        try:
+            status = self._run.state.stat()
+            stamp = (status.st_mtime_ns, status.st_ino)
+        except OSError as error:
+            batch.problem = f"{self._run.state} cannot be read: {error.strerror}" if self._stamp != (0, 0) else ""
+            self._stamp = (0, 0)
+            return
+        if stamp == self._stamp and not look_for_supervisor:
+            return
+        try:
+            state = self._run.read_state().observed()
+        except EngineError as error:
+            batch.problem = error.message
+            return
+        if state != self._state:
+            batch.state = self._state = state
+        self._stamp = stamp
+
+
+class FeedUpdate(Message, bubble=False):
+    """New facts about the run that a screen follows."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__()
+        self.batch = batch
+
+
+def follow(run: RunDirectory, target: MessagePump) -> None:
+    """Post a `FeedUpdate` to `target` for all that is new in `run`, until the worker is cancelled.
+
+    The body of a thread worker.
+    """
+    worker = get_current_worker()
+    pause = threading.Event()
+    reader = Reader(run)
+    waiting = Batch()
+    last_post = last_look = 0.0
+    try:
+        while not worker.is_cancelled:
+            now = time.monotonic()
+            look = now - last_look >= STATE_S
+            last_look = now if look else last_look
+            _add(waiting, reader.read(look_for_supervisor=look))
+            if waiting and (waiting.is_history or now - last_post >= BATCH_S):
+                target.post_message(FeedUpdate(waiting))
+                waiting, last_post = Batch(), now
+                # History is read in pieces; the screen gets its turn between two of them.
+                pause.wait(0.01)
+                continue
+            pause.wait(POLL_S)
+    finally:
+        reader.close()
+
+
+def _add(batch: Batch, more: Batch) -> None:
+    if more.restarted:
+        batch.metrics.clear()
+        batch.restarted = True
+    batch.metrics += more.metrics
+    batch.events += more.events
+    batch.state = more.state or batch.state
+    batch.problem = more.problem or batch.problem
+    batch.is_history = more.is_history
+
+
+def settings_of(run: RunDirectory) -> Settings:
+    """The settings of a run. Raises EngineError for a damaged or newer file."""
+    from engine import settings_file  # not needed for the first frame
+
+    return settings_file.load(run.settings)
+
+
+def log_files(run: RunDirectory, state: State | None) -> list[tuple[str, Path]]:
+    """The logs worth reading now, the most telling first, as (title, path).
+
+    That is the rank that failed first; else the last rank of a training, where Megatron prints
+    its iteration lines, and rank 0 of other steps. What the launcher says comes after the ranks.
+    """
+    found: list[tuple[str, Path]] = []
+    if state is not None and state.attempt:
+        attempt = run.attempt(state.attempt, state.step)
+        errors = sorted(attempt.glob("error-rank-*.json"), key=_changed)
+        failed = _rank_of(errors[0]) if errors else None
+        last_first = -1 if state.step == "train" else 1
+        ranks = sorted(attempt.glob("rank-*.log"), key=lambda p: (_rank_of(p) != failed, last_first * _rank_of(p)))
+        found = [(f"{state.step} · rank {_rank_of(path)}", path) for path in ranks]
+        found.append((f"{state.step} · launcher", attempt / "launcher.log"))
+    return [*found, ("supervisor", run.supervisor_log)]
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return math.inf
+
+
+def _rank_of(path: Path) -> int:
+    number = path.stem.rpartition("-")[2]
+    return int(number) if number.isdecimal() else -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """One run in a list of runs."""
+
+    run: RunDirectory
+    state: State
+    iterations: int = 0
+    """Length of the training; 0 when it cannot be told."""
+    loss: float | None = None
+    changed: float = 0.0
+    """Unix seconds of the last change."""
+
+
+def overviews(root: Path, known: Mapping[str, Overview] | None = None) -> list[Overview]:
+    """The runs in `root`, newest first; those in `known` that did not change are taken from there.
+
+    A run whose state cannot be read is left out.
+    """
+    found = []
+    for run in directory.list_runs(root):
+        try:
+            changed = run.state.stat().st_mtime
+            state = run.read_state().observed()
+        except (EngineError, OSError):
+            continue
+        before = (known or {}).get(run.name)
+        if before is not None and before.state == state and before.changed == changed:
+            found.append(before)
+            continue
+        iterations = before.iterations if before is not None else _iterations_of(run)
+        found.append(Overview(run=run, state=state, iterations=iterations, loss=_last_loss(run), changed=changed))
+    return found
+
+
+def _iterations_of(run: RunDirectory) -> int:
+    try:
+        return settings_of(run).training.iterations
+    except EngineError:
+        return 0
+
+
+def _last_loss(run: RunDirectory) -> float | None:
+    """The loss in the last records; the rest of the file is not read."""
+    try:
+        with run.metrics.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - _LAST_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        record = parse_record(line)
+        if record is not None and isinstance(record.get("loss"), float):
+            return float(record["loss"])
+    return None

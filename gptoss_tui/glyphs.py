@@ -1,0 +1,85 @@
+"""Which characters the terminal can show: Braille, block characters, or ASCII alone.
+
+Widgets write Unicode; for terminals without it one filter at the end of the pipeline turns
+every character into an ASCII one of the same width, so no widget has two forms.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from enum import StrEnum
+
+from rich.segment import Segment
+from textual.color import Color
+from textual.filter import LineFilter
+
+from engine.run.state import Status
+
+
+class Charset(StrEnum):
+    """What the terminal can show, the richest first."""
+
+    BRAILLE = "braille"
+    BLOCKS = "blocks"
+    ASCII = "ascii"
+
+
+_BARE_TERMINALS = {"linux", "vt100", "vt220", "cons25"}
+"""Consoles whose font has block characters and no Braille."""
+
+STATUS_SHAPES = {
+    Status.PENDING: "○",
+    Status.RUNNING: "●",
+    Status.STOPPING: "◐",
+    Status.STOPPED: "■",
+    Status.FAILED: "✗",
+    Status.FINISHED: "✓",
+    Status.LOST: "?",
+}
+"""State is told by shape and word; colour only repeats it."""
+
+_ASCII = str.maketrans(
+    {
+        **dict.fromkeys("─━╌╴╶╸╺▔▁═", "-"),
+        **dict.fromkeys("│┃║▏▎▕▌▐┊", "|"),
+        **dict.fromkeys("┌┐└┘├┤┬┴┼╭╮╰╯┏┓┗┛┣┫╋╪", "+"),
+        **dict.fromkeys("█▉▊▋▆▇▅▄▃▂▀■●◉", "#"),
+        **dict.fromkeys("░▒▓", ":"),
+        **dict.fromkeys("○◌◯", "o"),
+        **dict.fromkeys("▸▶›❯→⮕", ">"),
+        **dict.fromkeys("◂◀‹❮←", "<"),
+        **dict.fromkeys("▲△↑▴", "^"),
+        **dict.fromkeys("▼▽↓▾", "v"),
+        **dict.fromkeys("·•∙", "."),
+        "✓": "+", "✗": "x", "×": "x", "◐": "@", "…": "~", "—": "-", "–": "-", "−": "-",
+        "“": '"', "”": '"', "‘": "'", "’": "'", "≈": "~", "≤": "<", "≥": ">", "±": "~", "µ": "u",
+    }
+)  # fmt: skip
+
+
+def detect_charset(environment: Mapping[str, str] | None = None, encoding: str | None = None) -> Charset:
+    """What this terminal can show: $GPTOSS_GLYPHS, else told from the locale and $TERM."""
+    environment = os.environ if environment is None else environment
+    chosen = environment.get("GPTOSS_GLYPHS", "").lower()
+    if chosen in set(Charset):
+        return Charset(chosen)
+    encoding = encoding or getattr(sys.__stdout__, "encoding", None) or "ascii"
+    if not encoding.lower().replace("-", "").startswith("utf8"):
+        return Charset.ASCII
+    return Charset.BLOCKS if environment.get("TERM", "") in _BARE_TERMINALS else Charset.BRAILLE
+
+
+def to_ascii(text: str) -> str:
+    """`text` with every character replaced by an ASCII one; unknown ones become `?`."""
+    if text.isascii():
+        return text
+    return text.translate(_ASCII).encode("ascii", "replace").decode("ascii")
+
+
+class AsciiFilter(LineFilter):
+    """Turns what is about to be written into ASCII."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        return [Segment(to_ascii(text), style, control) for text, style, control in segments]

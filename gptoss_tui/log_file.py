@@ -1,0 +1,140 @@
+"""A text file of any size by line number: an index of offsets, and only the lines asked for are read.
+
+Read with `pread`, not mapped into memory: touching a mapping of a file that another process cuts
+short ends the program (SIGBUS).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from pathlib import Path
+
+CHUNK_BYTES = 4 << 20
+"""Indexed or searched in one call: a few milliseconds."""
+LONGEST_SHOWN_BYTES = 8192
+"""Of a longer line only the beginning is shown."""
+
+_NEWLINE = re.compile(rb"\n")
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+class LogFile:
+    """The lines of one growing file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offsets = array("Q", [0])
+        self._indexed = 0
+        self._size = 0
+        self._inode = (0, 0)
+        self._descriptor: int | None = None
+
+    def __len__(self) -> int:
+        """Lines known so far; a last line without its end counts."""
+        return len(self._offsets) - 1 + (self._indexed > self._offsets[-1])
+
+    @property
+    def is_behind(self) -> bool:
+        """True while there is more to index."""
+        return self._indexed < self._size
+
+    def update(self) -> bool:
+        """Index what was appended, at most 4 MiB of it; True when anything changed.
+
+        A cut or replaced file is indexed anew; one that cannot be read is an empty one.
+        """
+        try:
+            status = self.path.stat()
+            inode = (status.st_dev, status.st_ino)
+            started_over = inode != self._inode or status.st_size < self._indexed
+            if started_over:
+                self._start_over(inode)
+            self._size = status.st_size
+            if not self.is_behind:
+                return started_over
+            if self._descriptor is None:
+                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            chunk = os.pread(self._descriptor, CHUNK_BYTES, self._indexed)
+        except OSError:
+            was_filled = len(self) > 0
+            self._start_over((0, 0))
+            return was_filled
+        start = self._indexed
+        self._offsets.extend([match.end() + start for match in _NEWLINE.finditer(chunk)])
+        self._indexed += len(chunk)
+        return True
+
+    def line(self, number: int) -> str:
+        """One line, safe to show; empty when it is not there any more."""
+        return readable(self._read(self._offsets[number], self._end_of(number), LONGEST_SHOWN_BYTES))
+
+    def search(self, pattern: re.Pattern[bytes], start: int, *, backwards: bool = False) -> Iterator[int | None]:
+        """Line numbers that match, from line `start` on, nearest first.
+
+        Yields None after every 4 MiB searched, so that the caller can let others work.
+        """
+        for first, last in self._blocks(start, backwards):
+            data = self._read(self._offsets[first], self._end_of(last), None)
+            found = dict.fromkeys(self._line_at(self._offsets[first] + m.start()) for m in pattern.finditer(data))
+            yield from reversed(found) if backwards else found
+            yield None
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _blocks(self, start: int, backwards: bool) -> Iterator[tuple[int, int]]:
+        """Ranges of whole lines of about 4 MiB each, walking from `start` to one end of the file."""
+        total = len(self)
+        if backwards:
+            last = min(start, total - 1)
+            while last >= 0:
+                limit = max(0, self._end_of(last) - CHUNK_BYTES)
+                first = min(last, bisect_left(self._offsets, limit))
+                yield first, last
+                last = first - 1
+        else:
+            first = max(0, start)
+            while first < total:
+                last = max(first, min(total - 1, self._line_at(self._offsets[first] + CHUNK_BYTES) - 1))
+                yield first, last
+                first = last + 1
+
+    def _line_at(self, offset: int) -> int:
+        return bisect_right(self._offsets, offset) - 1
+
+    def _end_of(self, number: int) -> int:
+        return self._offsets[number + 1] - 1 if number + 1 < len(self._offsets) else self._indexed
+
+    def _read(self, start: int, end: int, most: int | None) -> bytes:
+        if self._descriptor is None:
+            return b""
+        length = max(0, end - start)
+        try:
+            return os.pread(self._descriptor, length if most is None else min(length, most), start)
+        except OSError:
+            return b""
+
+    def _start_over(self, inode: tuple[int, int]) -> None:
+        self.close()
+        self._offsets = array("Q", [0])
+        self._indexed = self._size = 0
+        self._inode = inode
+
+
+def readable(data: bytes) -> str:
+    """Bytes of a log as one line of text that cannot do anything to a terminal.
+
+    Colour codes are taken out, of a progress bar that rewrites its line the last form is kept,
+    and any other control character becomes a dot.
+    """
+    text = _ESCAPES.sub("", data.decode("utf-8", "replace")).rstrip("\r\n")
+    if "\r" in text:
+        text = text.rpartition("\r")[2]
+    return _CONTROL.sub("·", text.expandtabs(8))

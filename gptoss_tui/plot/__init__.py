@@ -1,0 +1,1 @@
+"""Charts without a terminal: samples, scales and dots."""

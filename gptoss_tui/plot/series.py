@@ -1,0 +1,141 @@
+"""One metric over the iterations of a run, in bounded memory.
+
+A streaming min/max pyramid: every bucket keeps the least, the greatest and the mean of its
+iterations, and when the buckets are used up each two become one. A spike therefore never
+vanishes, and neither memory nor the cost of a picture grows with the run.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from dataclasses import dataclass
+
+CAPACITY = 2048
+"""Buckets kept; after a halving half of them, which is still more than the dots of a wide screen."""
+
+MOST_ITERATIONS = 10**12
+"""A greater number is damage: nobody will ever count so far."""
+
+_NAN = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What falls into one dot column of a chart."""
+
+    low: float
+    high: float
+    mean: float
+
+
+class Series:
+    """The values of one metric by iteration; iterations may be missing, and may start over."""
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        if capacity < 2 or capacity % 2:
+            raise ValueError(f"a series needs an even number of buckets, 2 or more, not {capacity}")
+        self._capacity = capacity
+        self._low = array("d")
+        self._high = array("d")
+        self._sum = array("d")
+        self._count = array("Q")
+        self.stride = 1
+        """Iterations in one bucket."""
+        self.last: float | None = None
+        self.last_iteration = -1
+        self.points = 0
+        """Finite values taken, those of undone iterations included."""
+        self.rejected = 0
+        """Values that were not finite numbers."""
+
+    def __len__(self) -> int:
+        return len(self._count)
+
+    def add(self, iteration: int, value: float) -> None:
+        """Take one value. An iteration at or before the last one undoes what came after it:
+        a resumed run repeats the iterations since its checkpoint.
+        """
+        if not 0 <= iteration <= MOST_ITERATIONS:
+            return
+        if not math.isfinite(value):
+            self.rejected += 1
+            return
+        if iteration <= self.last_iteration:
+            self._rewind(iteration)
+        while iteration >= self._capacity * self.stride:
+            self._halve()
+        bucket = iteration // self.stride
+        if bucket >= len(self._count):
+            self._grow(bucket + 1 - len(self._count))
+        self._put(bucket, value)
+        self.last, self.last_iteration = value, iteration
+        self.points += 1
+
+    def columns(self, first: float, last: float, width: int) -> list[Column | None]:
+        """The iterations `first`..`last` as `width` columns; None where there is no value."""
+        columns: list[Column | None] = [None] * width
+        if last <= first or width < 1:
+            return columns
+        scale = (width - 1) / (last - first) if width > 1 else 0.0
+        start = max(0, math.floor(first) // self.stride)
+        stop = min(len(self._count), math.floor(last) // self.stride + 1)
+        groups: dict[int, list[int]] = {}
+        for bucket in range(start, stop):
+            if self._count[bucket]:
+                groups.setdefault(self._column_of(bucket, first, scale, width), []).append(bucket)
+        for column, buckets in groups.items():
+            columns[column] = self._merged(buckets)
+        return columns
+
+    def _column_of(self, bucket: int, first: float, scale: float, width: int) -> int:
+        middle = bucket * self.stride + (self.stride - 1) / 2
+        return min(width - 1, max(0, round((middle - first) * scale)))
+
+    def _merged(self, buckets: list[int]) -> Column:
+        count = sum(self._count[i] for i in buckets)
+        return Column(
+            low=min(self._low[i] for i in buckets),
+            high=max(self._high[i] for i in buckets),
+            mean=sum(self._sum[i] for i in buckets) / count,
+        )
+
+    def _put(self, bucket: int, value: float) -> None:
+        if self._count[bucket] == 0:
+            self._low[bucket] = self._high[bucket] = self._sum[bucket] = value
+        else:
+            self._low[bucket] = min(self._low[bucket], value)
+            self._high[bucket] = max(self._high[bucket], value)
+            self._sum[bucket] += value
+        self._count[bucket] += 1
+
+    def _grow(self, buckets: int) -> None:
+        for store in (self._low, self._high, self._sum):
+            store.extend([_NAN] * buckets)
+        self._count.extend([0] * buckets)
+
+    def _halve(self) -> None:
+        low, high, total, count = self._low, self._high, self._sum, self._count
+        if len(count) % 2:
+            self._grow(1)
+        self._low, self._high, self._sum, self._count = array("d"), array("d"), array("d"), array("Q")
+        self._grow(len(count) // 2)
+        for old in range(len(count)):
+            if count[old] == 0:
+                continue
+            new = old // 2
+            if self._count[new] == 0:
+                self._low[new], self._high[new], self._sum[new] = low[old], high[old], total[old]
+            else:
+                self._low[new] = min(self._low[new], low[old])
+                self._high[new] = max(self._high[new], high[old])
+                self._sum[new] += total[old]
+            self._count[new] += count[old]
+        self.stride *= 2
+
+    def _rewind(self, iteration: int) -> None:
+        # A bucket that also holds earlier iterations is kept whole: its undone values cannot
+        # be told apart any more, and dropping it would lose true ones.
+        keep = -(-iteration // self.stride)
+        for store in (self._low, self._high, self._sum, self._count):
+            del store[keep:]

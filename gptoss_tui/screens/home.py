@@ -1,0 +1,198 @@
+"""Where one starts: a preset to launch, a run to look at, or new settings of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from textual import events, on
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.widget import Widget
+
+from gptoss_tui import feed, words
+from gptoss_tui.bridge import Answer, Failure
+from gptoss_tui.feed import Overview
+from gptoss_tui.run_rows import run_item
+from gptoss_tui.screens.base import CockpitScreen
+from gptoss_tui.screens.launching import Launching, Offer
+from gptoss_tui.widgets.canvas import Row, cut, fill, width_of
+from gptoss_tui.widgets.choices import Choices, Item
+from gptoss_tui.widgets.note import Note
+from gptoss_tui.widgets.rule import Rule
+
+if TYPE_CHECKING:
+    from engine.presets import Preset
+
+RUNS_S = 2.0
+MOST_RUNS = 50
+
+
+class HomeScreen(Launching, CockpitScreen):
+    """Presets above, runs below, and a few words about the highlighted one."""
+
+    CSS_PATH = "../styles/home.tcss"
+    PLACE = "home"
+    HELP_TEXT = (
+        "A preset is a named starting point: Enter shows what it would do here and starts it when you agree. "
+        "n opens the set-up, where every value can be changed first.\n\n"
+        "A run goes on by itself once it is started: gptoss only looks at it. Enter on a run opens it."
+    )
+    BINDINGS = [
+        Binding("q", "leave", "Quit"),
+        Binding("n", "new", "New set-up"),
+        Binding("r", "runs", "Runs"),
+        Binding("d", "doctor", "Doctor"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._presets: dict[str, Preset] = {}
+        self._overviews: dict[str, Overview] = {}
+
+    def compose_body(self) -> Iterable[Widget]:
+        with Vertical(id="home"):
+            yield Rule("Start from a preset", id="presets-title")
+            yield Choices(id="presets", empty="reading …")
+            yield Rule("Runs", id="runs-title")
+            yield Choices(id="runs", empty="none yet: Enter on a preset starts one")
+            yield Note(id="about")
+
+    def on_mount(self) -> None:
+        self.show_status((("looking at this machine …", "muted"),))
+        self.query_one("#presets").focus()
+        self.cockpit.machine_found.subscribe(self, lambda _: self._machine_found())
+        # After the first frame: reading files is slow on a cold or distant disk.
+        self.call_after_refresh(self._load)
+        self.set_interval(RUNS_S, self._look_at_runs)
+        self._machine_found()
+
+    def _load(self) -> None:
+        self.ask("presets", self.cockpit.services.presets)
+        self._look_at_runs()
+
+    def on_screen_resume(self) -> None:
+        self._look_at_runs()
+
+    def _look_at_runs(self) -> None:
+        if self.is_current:
+            services, known = self.cockpit.services, dict(self._overviews)
+            self.ask("runs", lambda: feed.overviews(services.runs_root(), known)[:MOST_RUNS])
+
+    @on(Answer)
+    def answered(self, answer: Answer) -> None:
+        if self.take_launch_answer(answer):
+            return
+        if isinstance(answer.value, Failure):
+            self.notify(f"{answer.value.message}\n{answer.value.hint}".strip(), severity="error", timeout=10)
+        elif answer.name == "presets":
+            self._presets = {preset.name: preset for preset in answer.value}
+            self._draw_presets()
+        elif answer.name == "runs":
+            self._overviews = {one.run.name: one for one in answer.value}
+            self._draw_runs()
+
+    def _machine_found(self) -> None:
+        machine = self.cockpit.machine
+        if machine is not None and not isinstance(machine, Failure):
+            self.show_status(((machine.headline, "text"),))
+            self._draw_presets()
+        elif isinstance(machine, Failure):
+            self.show_status(((machine.message, "bad"),))
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._draw_presets)
+        self.call_after_refresh(self._draw_runs)
+
+    def _draw_presets(self) -> None:
+        choices = self.query_one("#presets", Choices)
+        width = choices.content_size.width
+        if width:
+            choices.show([_preset_item(preset, width - 2) for preset in self._presets.values()])
+            self._describe()
+
+    def _draw_runs(self) -> None:
+        choices = self.query_one("#runs", Choices)
+        width = choices.content_size.width
+        if not width:
+            return
+        now = self.cockpit.clock()
+        choices.show([run_item(one, width - 2, now) for one in self._overviews.values()])
+        live = sum(one.state.status.is_live for one in self._overviews.values())
+        right: Row = ((f"{live} at work", "accent"),) if live else ()
+        self.query_one("#runs-title", Rule).show(right=right)
+        self.set_class(not self._overviews, "-no-runs")
+        self._describe()
+
+    @on(events.DescendantFocus)
+    @on(events.DescendantBlur)
+    def _focus_moved(self) -> None:
+        for name in ("presets", "runs"):
+            self.query_one(f"#{name}-title", Rule).show(is_bright=self.query_one(f"#{name}").has_focus)
+        self._describe()
+
+    @on(Choices.Highlighted)
+    def _describe(self) -> None:
+        """Say something about the line that Enter would open."""
+        about = self.query_one("#about", Note)
+        runs, presets = self.query_one("#runs", Choices), self.query_one("#presets", Choices)
+        if runs.has_focus and (one := self._overviews.get(runs.highlighted or "")):
+            about.show(one.run.name, one.state.message or str(one.run.path))
+        elif preset := self._presets.get(presets.highlighted or ""):
+            about.show(preset.title, preset.summary)
+
+    @on(Choices.Chosen, "#presets")
+    def open_preset(self, event: Choices.Chosen) -> None:
+        preset = self._presets[event.key]
+        self.offer(Offer(settings=preset.settings, title=preset.title, preset=preset))
+
+    @on(Choices.Chosen, "#runs")
+    def open_run(self, event: Choices.Chosen) -> None:
+        self.open_monitor(self._overviews[event.key].run)
+
+    def action_new(self) -> None:
+        from gptoss_tui.draft import Draft
+        from gptoss_tui.screens.confirm import Choice, ConfirmScreen
+
+        kept = Draft.load()
+        if kept is None or not kept.is_changed:
+            self._open_setup("anew")
+            return
+        text = f"It started from {kept.name or 'the defaults'}; {words.plural(len(kept.changed()), 'value')} changed."
+        choices = (Choice("kept", "Go on with it"), Choice("anew", "Start anew"))
+        self.app.push_screen(ConfirmScreen("There is a set-up you did not finish", text, choices), self._open_setup)
+
+    def _open_setup(self, choice: str | None) -> None:
+        from gptoss_tui.draft import Draft
+        from gptoss_tui.screens.setup import SetupScreen
+
+        if choice == "kept":
+            self.app.push_screen(SetupScreen(draft=Draft.load()))
+        elif choice == "anew":
+            highlighted = self.query_one("#presets", Choices).highlighted
+            self.app.push_screen(SetupScreen(preset=self._presets.get(highlighted or "")))
+
+    def action_runs(self) -> None:
+        from gptoss_tui.screens.runs import RunsScreen
+
+        self.app.push_screen(RunsScreen())
+
+    def action_doctor(self) -> None:
+        from gptoss_tui.screens.doctor import DoctorScreen
+
+        self.app.push_screen(DoctorScreen())
+
+
+def _preset_item(preset: Preset, width: int) -> Item:
+    settings = preset.settings
+    right: Row = (
+        (f"{settings.model.name:>13}", "text"),
+        (f"{settings.training.goal:>10}", "muted"),
+        (f"{words.count(settings.training.iterations):>7} it ", "muted"),
+    )
+    left: Row = (
+        ((f"{preset.name:<24}", "strong"), ("  ", "")) if width > 90 else ((f"{preset.name:<20}", "strong"), ("  ", ""))
+    )
+    room = max(0, width - width_of(left) - width_of(right) - 1)
+    title: Row = ((words.shorten(("yours: " if preset.is_user else "") + preset.title, room), "muted"),)
+    return Item(preset.name, cut(fill((*left, *title), right, width), width))

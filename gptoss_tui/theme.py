@@ -1,0 +1,117 @@
+"""Colours: our own themes, the few shades that every theme gets, and none at all for NO_COLOR."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.color import Color
+from textual.filter import LineFilter
+from textual.theme import BUILTIN_THEMES, Theme
+
+DEFAULT = "cockpit"
+
+THEMES = (
+    Theme(
+        name="cockpit",
+        primary="#5fb4c9",
+        secondary="#8aa9d6",
+        accent="#e3b568",
+        success="#86c07a",
+        warning="#e3b568",
+        error="#e5737b",
+        foreground="#d3dae1",
+        background="#12161b",
+        surface="#181d23",
+        panel="#20272f",
+        variables={"footer-key-foreground": "#5fb4c9", "input-selection-background": "#5fb4c9 35%"},
+    ),
+    Theme(
+        name="cockpit-light",
+        primary="#0f7086",
+        secondary="#3a5f97",
+        accent="#9a6200",
+        success="#2f7d32",
+        warning="#9a6200",
+        error="#b3333f",
+        foreground="#20262c",
+        background="#f6f7f8",
+        surface="#eceff1",
+        panel="#dfe4e8",
+        dark=False,
+        variables={"footer-key-foreground": "#0f7086"},
+    ),
+    # Blue against orange, told apart with every common form of colour blindness.
+    Theme(
+        name="cockpit-colour-blind",
+        primary="#56b4e9",
+        secondary="#0072b2",
+        accent="#f0e442",
+        success="#56b4e9",
+        warning="#f0e442",
+        error="#e69f00",
+        foreground="#dddddd",
+        background="#111418",
+        surface="#181c21",
+        panel="#21262d",
+        variables={"footer-key-foreground": "#56b4e9"},
+    ),
+    # Every colour is the terminal's own default; weight and reversal do the work.
+    Theme(
+        name="cockpit-plain",
+        ansi=True,
+        primary="ansi_default",
+        secondary="ansi_default",
+        warning="ansi_default",
+        error="ansi_default",
+        success="ansi_default",
+        accent="ansi_default",
+        foreground="ansi_default",
+        background="ansi_default",
+        surface="ansi_default",
+        panel="ansi_default",
+        boost="ansi_default",
+        variables={
+            **BUILTIN_THEMES["ansi-dark"].variables,
+            "block-cursor-text-style": "reverse",
+            "input-cursor-text-style": "reverse",
+        },
+    ),
+)
+
+
+def wants_no_colour(environment: Mapping[str, str] | None = None) -> bool:
+    """True when NO_COLOR is set and not empty (https://no-color.org)."""
+    return bool((os.environ if environment is None else environment).get("NO_COLOR"))
+
+
+def shades(variables: Mapping[str, str], *, is_plain: bool) -> dict[str, str]:
+    """The shades our stylesheets use beside a theme's own: `$muted`, `$rule` and `$band`."""
+    if is_plain:
+        return dict.fromkeys(("muted", "rule", "band", "cursor-row"), "ansi_default")
+    background, foreground = Color.parse(variables["background"]), Color.parse(variables["foreground"])
+    primary = Color.parse(variables["primary"])
+    return {
+        "muted": background.blend(foreground, 0.58).hex,
+        "rule": background.blend(foreground, 0.24).hex,
+        "band": background.blend(primary, 0.38).hex,
+        "cursor-row": background.blend(primary, 0.24).hex,
+    }
+
+
+class NoColourFilter(LineFilter):
+    """Takes every colour out of what is written; bold, dim, underline and reverse stay.
+
+    Textual's own filters for NO_COLOR write greys, or black on black.
+    """
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        return [Segment(text, style and _without_colour(style), control) for text, style, control in segments]
+
+
+@lru_cache(1024)
+def _without_colour(style: Style) -> Style:
+    return style.without_color

@@ -1,0 +1,109 @@
+"""What the settings lead to: whether it fits, how fast, how long, and why so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.plan.plan import Plan
+from engine.settings import Settings
+from gptoss_tui import words
+from gptoss_tui.bridge import Failure
+from gptoss_tui.widgets.canvas import Canvas, Row, heading
+from gptoss_tui.widgets.note import wrap
+from gptoss_tui.widgets.steps import bar
+
+_VERDICTS = {
+    "SAFE": ("✓ fits", "good"),
+    "TIGHT": ("! tight", "warning"),
+    "OUT OF MEMORY": ("✗ out of memory", "bad"),
+    "INVALID": ("✗ not possible", "bad"),
+}
+_SEVERITY_MARKS = {"error": ("✗ ", "bad"), "warning": ("! ", "warning"), "info": ("· ", "muted")}
+
+
+class Consequence(Canvas):
+    """The plan for the draft, or what stands in its way; the most important lines first."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._settings = Settings()
+        self._outcome: Plan | Failure | None = None
+        self._missing: tuple[str, ...] = ()
+        self._is_stale = False
+
+    def show(self, settings: Settings, outcome: Plan | Failure | None, missing: tuple[str, ...] = ()) -> None:
+        """Show a plan, a failure, or that planning goes on (None); `missing` says what is still to be given."""
+        self._settings, self._outcome, self._missing, self._is_stale = settings, outcome, missing, False
+        self.on_resize()
+
+    def show_stale(self) -> None:
+        """Say that what is shown is being worked out anew."""
+        self._is_stale = True
+        self.on_resize()
+
+    def on_resize(self) -> None:
+        width, height = self.content_size
+        if not width or not height:
+            return
+        right: Row = (("planning …", "muted"),) if self._is_stale or self._outcome is None else ()
+        rows = [heading("consequence", right, width), *self._rows_for(width)]
+        self.paint(rows[:height] + [()] * (height - len(rows)))
+
+    def _rows_for(self, width: int) -> list[Row]:
+        rows: list[Row] = []
+        for text in self._missing:
+            rows += _wrapped(f"! {text}", "warning", width)
+        if isinstance(self._outcome, Failure):
+            rows += _wrapped(f"✗ {self._outcome.message}", "bad", width)
+            return rows + (_wrapped(f"→ {self._outcome.hint}", "text", width) if self._outcome.hint else [])
+        if self._outcome is not None:
+            rows += plan_rows(self._outcome, self._settings, width)
+        return rows
+
+
+def plan_rows(plan: Plan, settings: Settings, width: int) -> list[Row]:
+    """A plan in rows: verdict, memory, speed and time, then findings and reasons."""
+    estimate = plan.estimate
+    verdict, style = _VERDICTS.get(str(estimate.get("verdict")), ("✓ can run", "good"))
+    where = f"{plan.world_size} × " + ("CPU rank" if plan.device == "cpu" else str(estimate.get("gpu", "GPU")))
+    rows: list[Row] = [((verdict, style), (f"  {where}  {plan.layout}", "text"))]
+    rows += _memory_rows(estimate.get("memory") or {}, width)
+    rows += _speed_rows(estimate.get("throughput") or {}, settings)
+    for finding in estimate.get("findings", ()):
+        mark, mark_style = _SEVERITY_MARKS.get(str(finding.get("severity")), _SEVERITY_MARKS["info"])
+        rows += _wrapped(mark + str(finding.get("what", "")), mark_style, width)
+        if finding.get("fix"):
+            rows += _wrapped(f"→ {finding['fix']}", "text", width)
+    rows.append(())
+    for reason in plan.reasons:
+        rows += _wrapped(reason, "muted", width)
+    return rows
+
+
+def _memory_rows(memory: Mapping[str, Any], width: int) -> list[Row]:
+    used, capacity = memory.get("peak_gib", memory.get("ram_gib")), memory.get("capacity_gib")
+    if not used or not capacity:
+        return []
+    where = "memory" if "peak_gib" in memory else "RAM   "
+    style = "bad" if used > capacity else "text"
+    size = max(4, min(16, width - 34))
+    amount = f" {used:.1f} of {capacity:.1f} GiB"
+    return [((f"{where}  ", "muted"), *bar(min(1.0, used / capacity), size), (amount, style))]
+
+
+def _speed_rows(speed: Mapping[str, Any], settings: Settings) -> list[Row]:
+    training = settings.training
+    tokens = training.iterations * training.global_batch * training.sequence_length
+    rows: list[Row] = [(("tokens  ", "muted"), (words.count(tokens), "text"))]
+    if pace := speed.get("iteration_s"):
+        told = words.pace(pace)
+        rate = f"{words.count(speed.get('tokens_per_s', 0))} tokens/s, {' '.join(told)} an iteration"
+        rows.append((("speed   ", "muted"), (rate, "text")))
+        total = words.duration(pace * training.iterations)
+        rows.append((("takes   ", "muted"), (f"about {total} of training", "text")))
+    return rows
+
+
+def _wrapped(text: str, style: str, width: int) -> list[Row]:
+    return [((line, style),) for line in wrap(text, width)]

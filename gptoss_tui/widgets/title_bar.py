@@ -1,0 +1,29 @@
+"""The first line of every screen: where one is, and the fact that matters most there."""
+
+from __future__ import annotations
+
+from gptoss_tui.widgets.canvas import Canvas, Row, fill
+
+
+class TitleBar(Canvas):
+    """`gptoss › PLACE` at the left, a short status at the right."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__()
+        self._place: Row = ((place, "strong"),)
+        self._status: Row = ()
+
+    def show(self, status: Row, place: str | None = None) -> None:
+        """Change the status, and the place where one is given."""
+        if place is not None:
+            self._place = ((place, "strong"),)
+        self._status = status
+        self._redraw()
+
+    def on_resize(self) -> None:
+        self._redraw()
+
+    def _redraw(self) -> None:
+        left: Row = ((" gptoss ", "accent"), ("› ", "muted"), *self._place, ("  ", ""))
+        if width := self.content_size.width:
+            self.paint([fill(left, (*self._status, (" ", "")), width)])

@@ -1,0 +1,80 @@
+"""Rows of spans: fitting them, and finding what changed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gptoss_tui.widgets.canvas import Row, changes, cut, fill, heading, width_of
+from gptoss_tui.widgets.note import wrap
+
+STYLES = st.sampled_from(["", "muted", "strong", "muted+selected"])
+ROWS = st.lists(st.tuples(st.text("ab ·━日", max_size=8), STYLES), max_size=6).map(tuple)
+
+
+def shown(row: Row, width: int) -> list[tuple[str, str]]:
+    cells = [(letter, style) for text, style in row for letter in text]
+    return cells + [(" ", "")] * (width - len(cells))
+
+
+def test_the_two_ends_of_a_row_keep_their_places():
+    assert fill((("left", ""),), (("right", ""),), 12) == (("left", ""), ("   ", ""), ("right", ""))
+
+
+def test_what_does_not_fit_is_cut_from_the_left_part():
+    assert "".join(text for text, _ in fill((("a long name", ""),), ((" 12", ""),), 8)) == "a lo… 12"
+
+
+@given(ROWS, st.integers(0, 30))
+def test_a_cut_row_fits(row, width):
+    assert width_of(cut(row, width)) <= max(width, 0)
+
+
+@given(ROWS, ROWS, st.integers(0, 40))
+def test_a_filled_row_is_never_too_wide(left, right, width):
+    assert width_of(fill(left, right, width)) <= width
+
+
+@given(st.lists(st.tuples(st.text("ab ", max_size=8), STYLES), max_size=6).map(tuple), ROWS)
+def test_repainting_the_changes_gives_the_new_row(before, after):
+    width = max(width_of(before), width_of(after))
+    if any(not text.isascii() for text, _ in after):
+        after = tuple((text.replace("日", "x"), style) for text, style in after)
+    screen, wanted = shown(before, width), shown(after, width)
+    for start, length in changes(before, after):
+        screen[start : start + length] = wanted[start : start + length]
+    # A space looks the same in every style but those with a background of their own.
+    visible = [(a, s if a != " " or s.endswith("selected") else "") for a, s in screen]
+    assert visible == [(a, s if a != " " or s.endswith("selected") else "") for a, s in wanted]
+
+
+def test_a_changed_digit_is_one_cell():
+    before = (("loss ", "muted"), ("2.31", "strong"), (" " * 30, ""), ("at 12:00", "muted"))
+    after = (("loss ", "muted"), ("2.32", "strong"), (" " * 30, ""), ("at 12:01", "muted"))
+    assert changes(before, after) == [(8, 1), (46, 1)]
+
+
+def test_a_row_with_wide_letters_is_painted_whole():
+    assert changes((("日本", ""),), (("日x", ""),)) == [(0, 4)]
+
+
+def test_headings_tell_the_focus_by_shape():
+    assert heading("log", (), 8)[1][0] == "────"
+    assert heading("log", (), 8, is_focused=True)[1][0] == "━━━━"
+
+
+@given(st.text("ab c日", max_size=60), st.integers(4, 20))
+def test_wrapped_lines_fit_and_lose_nothing(text, width):
+    lines = wrap(text, width)
+    assert all(width_of(((line, ""),)) <= width for line in lines)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+@pytest.mark.parametrize("text", ["", " ", "   "])
+def test_blank_text_is_one_line(text):
+    assert len(wrap(text, 10)) == 1
+
+
+def test_an_indented_text_stays_so():
+    assert wrap("  --option value", 12) == ["  --option", "  value"]

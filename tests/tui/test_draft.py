@@ -1,0 +1,139 @@
+"""The draft behind the forms: texts, values, undo, and how it survives."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.errors import SettingsError
+from engine.options import Problem, parse
+from engine.presets import find, user_directory
+from engine.settings import OPTIONS, Settings
+from gptoss_tui import saved_presets
+from gptoss_tui.bridge import Failure
+from gptoss_tui.draft import Draft, draft_path, missing, option_named_in, text_of
+from gptoss_tui.stations import STATIONS, Standing, standings, station_of
+
+
+def test_a_value_becomes_a_setting_and_a_problem_leaves_the_last_one():
+    draft = Draft()
+    assert draft.set("training.iterations", " 250 ") is None
+    problem = draft.set("training.iterations", "many")
+    assert isinstance(problem, Problem)
+    assert "many" in problem.message
+    assert draft.settings.training.iterations == 250
+    assert draft.text("training.iterations") == "many"
+    assert draft.set("training.iterations", "300") is None
+    assert not draft.problems
+
+
+def test_letters_typed_together_are_one_step_back():
+    draft = Draft()
+    for text in ("1", "12", "123"):
+        draft.set("training.iterations", text)
+    draft.close_step()
+    draft.set("training.seed", "7")
+    assert draft.undo() == "training.seed"
+    assert draft.undo() == "training.iterations"
+    assert draft.settings.training.iterations == Settings().training.iterations
+    assert draft.undo() is None
+    assert draft.redo() == "training.iterations"
+    assert draft.text("training.iterations") == "123"
+
+
+def test_an_edit_ends_what_could_be_made_again():
+    draft = Draft()
+    draft.set("training.seed", "7")
+    draft.undo()
+    draft.set("training.iterations", "5")
+    assert draft.redo() is None
+
+
+def test_a_draft_comes_back_with_its_mistakes():
+    draft = Draft(name="rehearsal")
+    draft.set("training.iterations", "250")
+    draft.set("training.global_batch", "lots")
+    draft.save()
+    again = Draft.load()
+    assert again is not None
+    assert again.name == "rehearsal"
+    assert again.settings.training.iterations == 250
+    assert again.text("training.global_batch") == "lots"
+    assert list(again.problems) == ["training.global_batch"]
+    Draft.forget()
+    assert Draft.load() is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": 1}', '{"name": "x", "base": {"nope": 1}}', "\x00"])
+def test_a_damaged_draft_is_none(text):
+    draft_path().parent.mkdir(parents=True)
+    draft_path().write_text(text)
+    assert Draft.load() is None
+
+
+@given(st.sampled_from(sorted(OPTIONS)), st.text(max_size=60))
+def test_any_text_in_any_field_is_kept_or_named(key, text):
+    draft = Draft()
+    problem = draft.set(key, text)
+    assert draft.text(key) == text
+    assert (problem is None) == (key not in draft.problems)
+    if problem is not None:
+        assert problem.message
+        assert draft.settings == Settings()
+
+
+@pytest.mark.parametrize("key", sorted(OPTIONS))
+def test_every_default_reads_back_as_itself(key):
+    option = OPTIONS[key]
+    assert parse(option, text_of(option.default)) == option.default
+
+
+@pytest.mark.parametrize(("value", "text"), [(1e-5, "1e-5"), (0.003, "0.003"), (5.0, "5"), (True, "yes"), (12, "12")])
+def test_values_read_as_people_type_them(value, text):
+    assert text_of(value) == text
+
+
+def test_what_others_depend_on_is_asked_for():
+    assert missing(Settings()) == {}
+    wanting = Settings().with_values({"data.source": "text", "model.name": "custom"})
+    assert set(missing(wanting)) == {"data.path", "model.path"}
+
+
+def test_every_option_has_exactly_one_station():
+    asked = [option.key for station in STATIONS for option in station.options]
+    assert sorted(asked) == sorted(OPTIONS)
+
+
+def test_stations_tell_how_they_stand():
+    draft = Draft()
+    draft.set("training.iterations", "x")
+    draft.set("data.source", "text")
+    failure = Failure("layout.tp = 3 does not divide", "use 1, 2, 4 or 8")
+    found = standings(draft, {"machine", "model"}, failure)
+    assert found["machine"] is Standing.DONE
+    assert found["launch"] is Standing.UNSEEN
+    assert found["data"] is Standing.NEEDS_YOU
+    assert found["training"] is Standing.PROBLEM
+    assert found["layout"] is Standing.PROBLEM
+
+
+def test_a_message_leads_to_the_option_it_names():
+    option = option_named_in("machine.gpus_per_node = 9 and there are 8")
+    assert option is not None and station_of(option).key == "machine"
+    assert option_named_in("no space left") is None
+
+
+def test_a_saved_preset_is_found_and_holds_only_what_differs():
+    saved_presets.save("mine", Settings().with_values({"training.iterations": 7}))
+    preset = find("mine")
+    assert preset.settings.training.iterations == 7
+    assert set(preset.tables) == {"training"}
+    assert preset.is_user
+
+
+@pytest.mark.parametrize("name", ["", "../evil", "a b", "x" * 200, "-x"])
+def test_a_preset_cannot_be_written_anywhere_else(name):
+    with pytest.raises(SettingsError, match="cannot name a preset"):
+        saved_presets.save(name, Settings())
+    assert not user_directory().exists()

@@ -1,0 +1,302 @@
+"""User stories of the monitor: see, search, stop, kill, leave; and what a picture may cost."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from textual.drivers.headless_driver import HeadlessDriver
+from textual.widgets import Input
+
+from engine.run.directory import append_line
+from engine.run.state import Status
+from gptoss_tui.screens.confirm import ConfirmScreen
+from gptoss_tui.screens.monitor import MonitorScreen
+from gptoss_tui.widgets.chart import Chart
+from gptoss_tui.widgets.log_view import LogView
+from tests.tui.doubles import NOW, FakeRun, a_full_run, dgx, until
+
+BUDGET_BYTES = 4000
+"""Of the dearest update at 80x24: every panel changes and the chart gets a new axis."""
+
+
+@pytest.fixture
+def fake(runs_root):
+    return a_full_run(runs_root)
+
+
+@pytest.fixture
+def make_monitor(make_app, fake):
+    return lambda **arguments: make_app(lambda: MonitorScreen(fake.run), **arguments)
+
+
+async def drawn(pilot, app) -> None:
+    """The run's state, metrics and log are on the screen."""
+    await until(pilot, lambda: "2.200" in app.screen.query_one("#chart").text or app.screen.history.iteration)
+    await until(pilot, lambda: "training" in app.screen.query_one("#facts").text)
+    await until(pilot, lambda: "/     200 | lm loss" in app.screen.query_one("#log").text)
+
+
+class FakeTerminal(HeadlessDriver):
+    """A terminal that keeps what is written to it."""
+
+    written: list[str]
+
+    @property
+    def is_headless(self) -> bool:
+        return False
+
+    def write(self, data: str) -> None:
+        self.written.append(data)
+
+
+def record_writes(app) -> list[str]:
+    """What the program writes to its terminal from now on."""
+    app._driver.__class__ = FakeTerminal
+    app._driver.written = []
+    return app._driver.written
+
+
+async def test_one_look_tells_how_the_run_is(make_monitor):
+    app = make_monitor()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot, app)
+        assert "● running  1:40" in app.screen.title_bar.text
+        assert "iteration 120 / 200" in app.screen.query_one("#progress").text
+        # 80 iterations of 0.25 s are left.
+        assert "20 s left, at 00:00" in app.screen.query_one("#progress").text
+        assert "✓ prepare 15 s ── ✓ convert 15 s ── ● train 60 % ── ○ export" in app.screen.query_one("#strip").text
+        assert "validation 2.900" in app.screen.query_one("#chart").text
+
+
+async def test_a_new_value_is_on_the_screen_soon(make_monitor, fake):
+    app = make_monitor()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot, app)
+        append_line(fake.run.metrics, {"iteration": 121, "loss": 1.2345})
+        await until(pilot, lambda: "1.234" in app.screen.query_one("#chart").text)
+
+
+async def test_a_resumed_run_repeats_iterations_without_a_knot(make_monitor, fake):
+    app = make_monitor()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot, app)
+        fake.metrics(101, 105)
+        await until(pilot, lambda: app.screen.history.iteration == 105)
+        assert app.screen.history.series["loss"].last_iteration == 105
+
+
+async def test_q_leaves_and_asks_nothing_of_the_run(make_monitor, services):
+    app = make_monitor()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot, app)
+        await pilot.press("q")
+    assert services.asked == []
+    assert app.return_value == 0
+
+
+@pytest.mark.parametrize(("key", "asked"), [("s", "stop night"), ("k", "kill night")])
+async def test_stop_and_kill_are_confirmed_with_the_harmless_answer_first(make_monitor, services, key, asked):
+    app = make_monitor()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot, app)
+        await pilot.press(key, "enter")
+        await until(pilot, lambda: isinstance(app.screen, MonitorScreen))
+        assert services.asked == []
+        await pilot.press(key, "right", "enter")
+        await until(pilot, lambda: services.asked == [asked])
+
+
+async def test_keys_follow_the_state_of_the_run(make_monitor, fake, services):
+    app = make_monitor()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await drawn(pilot, app)
+        assert "Stop" in app.screen.query_one("KeyHints").text
+        fake.put(status=Status.FAILED, message="train failed: CUDA out of memory (lower training.micro_batch)")
+        await until(pilot, lambda: "Resume" in app.screen.query_one("KeyHints").text)
+        assert "Stop" not in app.screen.query_one("KeyHints").text
+        assert "lower training.micro_batch" in app.screen.query_one("#progress").text
+        await pilot.press("s")
+        assert not isinstance(app.screen, ConfirmScreen)
+        await pilot.press("r")
+        await until(pilot, lambda: services.asked == ["resume night"])
+
+
+async def test_charts_walk_through_the_metrics_and_never_run_out(make_monitor):
+    app = make_monitor()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot, app)
+        titles = []
+        for _ in range(6):
+            titles.append(app.screen.query_one("#chart", Chart).picture.title)
+            await pilot.press("c")
+        assert titles[:5] == ["loss", "throughput", "gradient norm", "learning rate", "iteration time"]
+        assert titles[5] == "loss"
+
+
+async def test_a_cursor_tells_single_values_and_escape_takes_it_away(make_monitor):
+    app = make_monitor()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot, app)
+        chart = app.screen.query_one("#chart", Chart)
+        chart.focus()
+        await pilot.press("home")
+        await until(pilot, lambda: "2: 5.927 (5.754 to 6.100)" in chart.text)
+        await pilot.press("escape")
+        assert chart.cursor is None
+        assert isinstance(app.screen, MonitorScreen)
+
+
+async def test_the_log_axis_is_told(make_monitor):
+    app = make_monitor()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot, app)
+        chart = app.screen.query_one("#chart", Chart)
+        chart.focus()
+        await pilot.press("y")
+        await until(pilot, lambda: "log  " in chart.text)
+
+
+async def test_a_search_jumps_and_walks_on(make_monitor):
+    app = make_monitor()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot, app)
+        log = app.screen.query_one(LogView)
+        await pilot.press("slash", *"warn", "enter")
+        await pilot.pause()
+        assert log.match_line is None
+        await pilot.press("slash")
+        app.screen.query_one("#search", Input).value = r"iteration\s+(3|30)/"
+        await pilot.press("enter")
+        await until(pilot, lambda: log.match_line == 31)
+        await pilot.press("N")
+        await until(pilot, lambda: log.match_line == 4)
+        await pilot.press("n")
+        await until(pilot, lambda: log.match_line == 31)
+        assert not log.is_following
+
+
+async def test_a_wrong_expression_is_told(make_monitor):
+    app = make_monitor()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot, app)
+        await pilot.press("slash")
+        app.screen.query_one("#search", Input).value = "("
+        await pilot.press("enter")
+        await pilot.pause()
+        assert app.screen.query_one("#search").display
+        assert any("no regular expression" in note.message for note in app._notifications)
+
+
+async def test_the_log_scrolls_both_ways_and_follows_again(make_monitor, fake):
+    app = make_monitor()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot, app)
+        log = app.screen.query_one(LogView)
+        await pilot.press("home")
+        await until(pilot, lambda: "building the model" in log.text)
+        await pilot.press("right")
+        await until(pilot, lambda: "column 17" in log.text)
+        await pilot.press("f")
+        fake.log("the very last line\n", rank=1)
+        log.poll()
+        await until(pilot, lambda: "the very last line" in log.text)
+
+
+async def test_other_logs_are_a_key_away(make_monitor, fake):
+    fake.log("from rank zero\n", rank=0)
+    app = make_monitor()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot, app)
+        log = app.screen.query_one(LogView)
+        await pilot.press("right_square_bracket")
+        await until(pilot, lambda: "from rank zero" in log.text)
+        fake.put(iteration=121)
+        await until(pilot, lambda: app.screen.state.iteration == 121)
+        assert "from rank zero" in log.text
+
+
+async def test_a_panel_fills_the_screen_and_gives_it_back(make_monitor):
+    app = make_monitor()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot, app)
+        log = app.screen.query_one(LogView)
+        await pilot.press("l")
+        await until(pilot, lambda: log.size.height >= 20)
+        await pilot.press("escape")
+        await until(pilot, lambda: log.size.height < 12)
+        assert isinstance(app.screen, MonitorScreen)
+
+
+async def test_gpus_are_shown_where_there_are_some(make_monitor, services):
+    services._machine = dgx()
+    app = make_monitor()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await drawn(pilot, app)
+        app.screen._sample_gpus()
+        await until(pilot, lambda: "67.5/80 GiB" in app.screen.query_one("#gpus").text)
+        assert "97 %" in app.screen.query_one("#gpus").text
+
+
+async def test_garbage_in_the_run_directory_is_survived(make_monitor, fake):
+    app = make_monitor()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot, app)
+        records = [{"iteration": 5e3}, {"iteration": -1, "loss": 1}, {"iteration": 121, "loss": "high"}, {"loss": 2},
+                   {"iteration": True, "loss": 3}, {"iteration": 122, "loss": None, "grad_norm": 1e400},
+                   {"iteration": 10**400, "loss": 1.0}, {"iteration": 123, "grad_norm": 10**400}]  # fmt: skip
+        with fake.run.metrics.open("ab") as file:
+            file.write(b"\xff\xfe\n" + b"".join(json.dumps(record).encode() + b"\n" for record in records))
+            file.write(b'{"iteration": 130, "loss": NaN}\n')
+        fake.event("progress", "x", step="train", done="many", total=None)
+        append_line(fake.run.events, {"kind": 7, "message": ["\x1b[31m"], "t": "noon"})
+        append_line(fake.run.metrics, {"iteration": 131, "loss": 1.7777})
+        await until(pilot, lambda: "1.778" in app.screen.query_one("#chart").text)
+        assert "1 not finite" in app.screen.query_one("#chart").text
+
+
+async def test_an_update_costs_few_bytes(make_monitor, fake):
+    """Everything changes at once: chart, facts, strip, progress and the whole log panel."""
+    app = make_monitor()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot, app)
+        written = record_writes(app)
+        fake.metrics(121, 123)
+        fake.log("".join(f" iteration {n:8d}/     200 | lm loss: 2.1 |\n" for n in (121, 122, 123)), rank=1)
+        app.screen.query_one(LogView).poll()
+        await until(pilot, lambda: app.screen.history.iteration == 123)
+        app.screen.tick()
+        await pilot.pause()
+        total = sum(len(text.encode()) for text in written)
+        assert 100 < total < BUDGET_BYTES
+
+
+async def test_nothing_new_costs_nothing(make_monitor):
+    app = make_monitor()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot, app)
+        await pilot.pause()
+        written = record_writes(app)
+        for _ in range(3):
+            app.screen.tick()
+            app.screen._draw_charts()
+            app.screen.query_one(LogView).poll()
+            await pilot.pause()
+        assert written == []
+
+
+async def test_a_waiting_run_says_so(make_app, runs_root):
+    fake = FakeRun(runs_root, "waiting")
+    fake.put(status=Status.PENDING, supervisor=None)
+    app = make_app(lambda: MonitorScreen(fake.run), clock=lambda: NOW)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "○ pending" in app.screen.title_bar.text)
+        assert "no values yet" in app.screen.query_one("#chart").text
+
+
+async def test_a_run_that_is_gone_is_told(make_app, runs_root):
+    fake = FakeRun(runs_root, "gone")
+    fake.run.state.unlink()
+    app = make_app(lambda: MonitorScreen(fake.run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: any("cannot be read" in note.message for note in app._notifications))
