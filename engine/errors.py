@@ -6,6 +6,7 @@ EngineError
 ├── PreflightError   a check before the start refused the run
 ├── NotFoundError    a run, a preset or a file that was named does not exist
 ├── RunError         a run directory cannot be used as asked (exists, busy, newer, read-only)
+├── CheckpointError  a checkpoint is damaged, incomplete or of another kind
 ├── LaunchError      a step could not be started
 └── StepFailed       a step was started and failed
 """
@@ -54,6 +55,10 @@ class NotFoundError(EngineError):
 
 
 class RunError(EngineError):
+    exit_code = ExitCode.BAD_INPUT
+
+
+class CheckpointError(EngineError):
     exit_code = ExitCode.BAD_INPUT
 
 

@@ -15,8 +15,10 @@ from engine import models, versions
 from engine.findings import Finding, by_severity, error, info, warning
 from engine.machine import Machine
 from engine.models import Model
+from engine.plan import finetune
 from engine.plan.plan import Plan
 from engine.preflight_facts import Facts, HubFacts, has_weights, read_facts
+from engine.run.commands import is_in_container
 from engine.settings import Settings
 
 GIB = 2**30
@@ -49,10 +51,13 @@ def check(
 
 def judge(settings: Settings, plan: Plan, machine: Machine, model: Model, facts: Facts) -> tuple[Finding, ...]:
     """The findings for facts already read."""
+    # What the image holds cannot be seen from here.
+    seen = [] if is_in_container(settings) else [*versions.check_versions(facts.installed, plan.device)]
     findings = [
-        *versions.check_versions(facts.installed, plan.device),
+        *seen,
         *_estimate(plan),
         *_schedule(settings, plan),
+        *finetune.check(settings, model, plan.device),
         *_paths(settings, plan, facts),
         *_disk(settings, plan, model, facts),
         *_memory(settings, plan, model, machine),
@@ -69,13 +74,14 @@ def disk_need_gib(settings: Settings, plan: Plan, model: Model, data_bytes: int 
     """GiB that the run will write into its directory, by what it is."""
     chosen, precision = settings.training, settings.training.precision
     weights = model.parameters * WEIGHT_BYTES[precision]
+    trained = finetune.trained_parameters(settings, model)
     saves = math.ceil(chosen.iterations / chosen.checkpoint_interval)
     keep = settings.output.keep_checkpoints
     # The new one is complete before the oldest is deleted.
     kept = saves if keep == 0 else min(saves, keep + 1)
     need = {
         "the converted model": weights if plan.step("convert") else 0,
-        f"{kept} checkpoint{'s' if kept != 1 else ''}": kept * model.parameters * CHECKPOINT_BYTES[precision],
+        f"{kept} checkpoint{'s' if kept != 1 else ''}": kept * trained * CHECKPOINT_BYTES[precision],
         "the exported model": weights if plan.step("export") else 0,
         # Four bytes a token, and a token is about four bytes of text.
         "the tokenised data": data_bytes,
@@ -101,7 +107,8 @@ def memory_need_gib(settings: Settings, plan: Plan, model: Model) -> dict[str, f
         need["training"] = 16 * model.parameters / GIB + ranks
     else:
         # Saving copies each rank's part of the checkpoint into memory first.
-        state = CHECKPOINT_BYTES[settings.training.precision] * model.parameters / GIB
+        held = finetune.trained_parameters(settings, model)
+        state = CHECKPOINT_BYTES[settings.training.precision] * held / GIB
         need["saving a checkpoint"] = state / plan.nodes + ranks
     return need
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import SettingsError
+from engine.finetune_settings import FinetuneSettings
+from engine.launch_settings import LaunchSettings
 from engine.options import Option, Problem, Value, check, option, options_of, parse, suggest
 
 VERSION = 1
@@ -45,6 +47,15 @@ class ModelSettings:
         native="checkpoint.pretrained_checkpoint",
         advanced=True,
     )
+    converter: str = option(
+        "auto",
+        help="What turns the Hugging Face checkpoint into a Megatron checkpoint.",
+        why="`streaming` moves one tensor at a time and needs less than 1 GiB of memory at any size; `bridge` holds "
+        "the whole model, about 80 GiB for 20b. Both write the same tensors; `auto` is streaming.",
+        choices=("auto", "streaming", "bridge"),
+        native="AutoBridge.import_ckpt",
+        advanced=True,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,16 +63,18 @@ class DataSettings:
     source: str = option(
         "mock",
         help="Where the training text comes from.",
-        why="`text` reads your own files, `prefix` an existing Megatron dataset, `sample` the sources of the "
-        "running Python's standard library, and `mock` invents tokens: good for timing, useless for learning.",
-        choices=("text", "prefix", "sample", "mock"),
+        why="`text` reads your own files, `chat` conversations or prompts with answers, `prefix` an existing Megatron "
+        "dataset. `sample` is what comes with the program: the sources of the running Python's standard library, or "
+        "toy chats for the goals sft and lora. `mock` invents tokens: good for timing, useless for learning.",
+        choices=("text", "chat", "prefix", "sample", "mock"),
         native="dataset",
     )
     path: str = option(
         "",
         is_path=True,
-        help="A text file or directory (source = text), or the prefix of a .bin/.idx pair (source = prefix).",
-        why="Megatron reads a .bin/.idx pair; text is tokenised into one by the prepare step.",
+        help="A file or directory (source = text or chat), or the prefix of a .bin/.idx pair (source = prefix).",
+        why="Megatron reads a .bin/.idx pair; text is tokenised into one by the prepare step. A chat is a JSON line "
+        "with `messages`, or with a prompt and its answer.",
         native="dataset.blend",
     )
     tokenizer: str = option(
@@ -95,10 +108,11 @@ class DataSettings:
 class TrainingSettings:
     goal: str = option(
         "continue",
-        help="Train on from the released weights, or from random ones.",
-        why="`continue` loads the converted checkpoint. `pretrain` starts from random weights and needs "
-        "trillions of tokens before it is worth anything.",
-        choices=("continue", "pretrain"),
+        help="What the training is for.",
+        why="`continue` trains the released weights on with text. `sft` teaches them chats by changing all weights, "
+        "`lora` by training small adapters beside them, which takes a fraction of the memory. `pretrain` starts from "
+        "random weights and needs trillions of tokens before it is worth anything.",
+        choices=("continue", "sft", "lora", "pretrain"),
     )
     iterations: int = option(
         100,
@@ -329,72 +343,18 @@ class MachineSettings:
         native="GPUS_PER_NODE",
     )
     nodes: int = option(1, help="How many machines take part.", minimum=1, maximum=4096, native="NUM_NODES")
+    hosts: str = option(
+        "",
+        help="The nodes for the ssh launcher: names separated by commas, or a file with one a line.",
+        why="The first one is the rendezvous, and every other must reach it. `user@host` is understood.",
+        advanced=True,
+    )
     cpu_ranks: int = option(
         2,
         help="Processes to start when the run computes on the CPU.",
         why="Two of them rehearse a real parallel layout on a laptop; each takes about 1 GB of memory.",
         minimum=1,
         maximum=16,
-        advanced=True,
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaunchSettings:
-    launcher: str = option("local", help="How the steps are started.", choices=("local",))
-    python: str = option(
-        "",
-        is_path=True,
-        help="The Python that runs the workers; empty means the one that runs gptoss.",
-        why="Name another one when torch and Megatron live in another environment.",
-        advanced=True,
-    )
-    master_addr: str = option(
-        "localhost",
-        help="Name or address of the first node.",
-        why="Every node must reach it.",
-        native="MASTER_ADDR",
-        advanced=True,
-    )
-    master_port: int = option(
-        0,
-        help="Port of the rendezvous on the first node; 0 means a free one.",
-        minimum=0,
-        maximum=65535,
-        native="MASTER_PORT",
-        advanced=True,
-    )
-    node_rank: int = option(
-        0,
-        help="This machine's number among the nodes.",
-        minimum=0,
-        maximum=4095,
-        native="NODE_RANK",
-        advanced=True,
-    )
-    grace_s: int = option(
-        300,
-        help="How long a stopping run may take to save its checkpoint before it is ended.",
-        why="A 120b checkpoint is 1.6 TB: leave time to write it.",
-        unit="s",
-        minimum=1,
-        maximum=86_400,
-        advanced=True,
-    )
-    restarts: int = option(
-        2,
-        help="How often a failed training step is started again from its last checkpoint.",
-        why="Nodes fail; bad settings fail every time, so the number is capped.",
-        minimum=0,
-        maximum=100,
-        advanced=True,
-    )
-    restart_wait_s: float = option(
-        10.0,
-        help="How long to wait before the first restart; the wait doubles with each further one.",
-        unit="s",
-        minimum=0,
-        maximum=3600,
         advanced=True,
     )
 
@@ -438,6 +398,7 @@ class Settings:
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
     layout: LayoutSettings = field(default_factory=LayoutSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
     launch: LaunchSettings = field(default_factory=LaunchSettings)
@@ -457,6 +418,7 @@ _TABLES: dict[str, type] = {
     "model": ModelSettings,
     "data": DataSettings,
     "training": TrainingSettings,
+    "finetune": FinetuneSettings,
     "layout": LayoutSettings,
     "machine": MachineSettings,
     "launch": LaunchSettings,

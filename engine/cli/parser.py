@@ -38,7 +38,19 @@ def build() -> argparse.ArgumentParser:
     _add_fact_verbs(verbs)
     _add_data_verbs(verbs)
     _add_checkpoint_verbs(verbs)
+    _add_try_verb(verbs)
     return parser
+
+
+def _add_try_verb(verbs: _Verbs) -> None:
+    attempt = _verb(verbs, "try", "try_run:carry_out", "ask the base and the tuned model of a run the same questions")
+    attempt.add_argument("run", nargs="?", default="last", help=_RUN)
+    attempt.add_argument("--prompt", action="append", default=[], metavar="TEXT",
+                         help="a question; may be repeated (default: chats held out from the training)")  # fmt: skip
+    attempt.add_argument("--count", type=int, default=4, metavar="N", help="how many held-out chats (default 4)")
+    attempt.add_argument("--max-tokens", type=int, default=48, metavar="N", help="longest answer (default 48)")
+    attempt.add_argument("--only-tuned", action="store_true", help="leave the base model out")
+    attempt.add_argument("--json", action="store_true", help=_JSON)
 
 
 def _add_plan_verb(verbs: _Verbs) -> None:

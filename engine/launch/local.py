@@ -4,31 +4,79 @@ from __future__ import annotations
 
 import socket
 
-from engine.launch.command import Command, StepRequest
+from engine.errors import SettingsError
+from engine.launch import environment, reference, signals
+from engine.launch.command import Command, Quoter, StepRequest, Words
 
 
 def command(request: StepRequest) -> Command:
-    """The step as a torchrun command that reads the env file for its sizes."""
+    """The step as a torchrun command that reads the env file for its sizes. Raises SettingsError."""
+    if request.nodes > 1 and request.uses_all_ranks and not request.by_hand:
+        raise SettingsError(
+            f"the local launcher starts one node and the plan has {request.nodes}",
+            "--set launch.launcher=slurm or ssh; or gptoss export-scripts for one script a node",
+        )
+    return on_node(request)
+
+
+def on_node(request: StepRequest) -> Command:
+    """One node's part of the step; which node it is, the env file says."""
+    is_worker = request.step != "train" or request.settings.launch.route == "bridge"
+    return Command(
+        argv=worker_argv(request) if is_worker else reference.argv(request, rendezvous(request)),
+        env=environment.of_worker(request),
+        run=request.run,
+        cwd=None if is_worker else reference.checkout(request),
+        variables={"PYTHON": request.python},
+        makes=(request.attempt,),
+        env_file=request.env_file,
+        before=_OWN_ADDRESS if request.nodes_used > 1 else (),
+        title=title(request),
+        reports=is_worker,
+        stop=() if is_worker else (f"bash {Quoter(request.run)(str(request.attempt / signals.NAME))} stop",),
+        ranks=request.ranks,
+    )
+
+
+_OWN_ADDRESS = tuple(
+    r"""
+# gloo takes the address that this host's own name has: often 127.0.1.1, which no other node reaches.
+if [ -z "${GLOO_SOCKET_IFNAME:-}" ] && command -v ip >/dev/null; then
+  address="$(getent ahostsv4 "$MASTER_ADDR" | awk 'NR == 1 { print $1 }' || true)"
+  if [ "$NODE_RANK" = 0 ]; then
+    device="$(ip -o -4 addr show to "$address" 2>/dev/null | awk 'NR == 1 { print $2 }' || true)"
+  else
+    device="$(ip -o route get "$address" 2>/dev/null | sed -n 's/.* dev \([^ ]*\).*/\1/p' || true)"
+  fi
+  if [ -n "$device" ]; then export GLOO_SOCKET_IFNAME="$device"; fi
+fi""".strip().splitlines()
+)
+
+
+def title(request: StepRequest) -> str:
+    return f"{request.step} of the run {request.run.name}; written by gptoss, runs without it"
+
+
+def worker_argv(request: StepRequest) -> Words:
+    """The worker, under torchrun where it has ranks."""
     module = f"engine.workers.{request.step}"
     if request.step == "prepare":
-        argv: tuple[str, ...] = (request.python, "-m", module, str(request.run))
-    else:
-        argv = (
-            request.python,
-            "-m",
-            "torch.distributed.run",
-            *_rendezvous(request),
-            "-m",
-            module,
-            str(request.run),
-        )
-    return Command(
-        argv=argv,
-        env=_environment(request),
-        cwd=request.run,
-        env_file=request.run / "distributed_config.env",
-        title=f"{request.step} of the run {request.run.name}; written by gptoss, runs without it",
-    )
+        return ("$PYTHON", "-m", module, str(request.run))
+    return ("$PYTHON", "-m", "torch.distributed.run", *rendezvous(request), "-m", module, str(request.run))
+
+
+def rendezvous(request: StepRequest) -> Words:
+    """torchrun's options that say who meets whom."""
+    if not request.uses_all_ranks:
+        # One process on one node; its own rendezvous must not meet that of other nodes.
+        sizes: Words = ("--nproc-per-node", str(request.ranks_per_node), "--nnodes", "1")
+        return (*sizes, "--master-addr", "localhost", "--master-port", "$MASTER_PORT")
+    sizes = ("--nproc-per-node", "$GPUS_PER_NODE", "--nnodes", "$NUM_NODES", "--node-rank", "$NODE_RANK")
+    where = ("--master-addr", "$MASTER_ADDR", "--master-port", "$MASTER_PORT")
+    if request.nodes == 1:
+        return (*sizes, *where)
+    # A node that never comes is to be noticed sooner than after ten minutes (static_tcp_rendezvous.py, torch 2.13).
+    return (*sizes, *where, "--rdzv-conf", "timeout=300")
 
 
 def free_port(wanted: int = 0) -> int:
@@ -42,59 +90,3 @@ def free_port(wanted: int = 0) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise AssertionError("the kernel always has a free port")
-
-
-def _rendezvous(request: StepRequest) -> tuple[str, ...]:
-    if not request.uses_all_ranks:
-        # One process on one node; its own rendezvous must not meet that of other nodes.
-        return (
-            "--nproc-per-node",
-            "1",
-            "--nnodes",
-            "1",
-            "--master-addr",
-            "localhost",
-            "--master-port",
-            "$MASTER_PORT",
-        )
-    return (
-        "--nproc-per-node", "$GPUS_PER_NODE", "--nnodes", "$NUM_NODES", "--node-rank", "$NODE_RANK",
-        "--master-addr", "$MASTER_ADDR", "--master-port", "$MASTER_PORT",
-    )  # fmt: skip
-
-
-def _environment(request: StepRequest) -> dict[str, str]:
-    env = {
-        "GPTOSS_ATTEMPT": str(request.attempt),
-        "PYTHONUNBUFFERED": "1",
-        # The run directory is the working directory and holds `data` and `model`:
-        # it must not become an import path.
-        "PYTHONSAFEPATH": "1",
-    }
-    if request.source:
-        env["PYTHONPATH"] = str(request.source)
-    return env | (_gpu_environment(request) if request.device == "gpu" else _cpu_environment())
-
-
-def _cpu_environment() -> dict[str, str]:
-    return {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-
-
-def _gpu_environment(request: StepRequest) -> dict[str, str]:
-    """What Megatron-Bridge's H100 recipes for gpt-oss set."""
-    layout = request.layout
-    # Megatron asserts 1 with TP or CP before Blackwell (arguments.py:1413, 0.19.2); else 32 overlaps best.
-    connections = "1" if layout.tp > 1 or layout.cp > 1 else "32"
-    env = {
-        "CUDA_DEVICE_MAX_CONNECTIONS": connections,
-        "NCCL_NVLS_ENABLE": "0",
-        "NVTE_BWD_LAYERNORM_SM_MARGIN": "20",
-        "NVTE_FWD_LAYERNORM_SM_MARGIN": "20",
-        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
-        "TORCH_NCCL_AVOID_RECORD_STREAMS": "1",
-        "TORCH_NCCL_HIGH_PRIORITY": "1",
-    }
-    if request.gpus:
-        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's order, which the plan counts in
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in request.gpus)
-    return env

@@ -64,8 +64,8 @@ class Job:
         return self.goal == "pretrain"
 
 
-def from_training(training: TrainingSettings, model: Model) -> Job:
-    """The job that the training settings describe."""
+def from_training(training: TrainingSettings, model: Model, lora_rank: int = 32) -> Job:
+    """The job that the training settings describe; `lora_rank` counts for the goal `lora` only."""
     return Job(
         model=model,
         goal=training.goal,
@@ -74,6 +74,7 @@ def from_training(training: TrainingSettings, model: Model) -> Job:
         global_batch=training.global_batch,
         precision=training.precision,
         recompute=RECOMPUTE_OF_SETTING[training.recompute],
+        lora_rank=lora_rank,
     )
 
 

@@ -29,7 +29,7 @@ def make_plan(settings: Settings, machine: Machine) -> Plan:
     is planned, with that verdict in `estimate`.
     """
     model = find(settings)
-    job = from_training(settings.training, model)
+    job = from_training(settings.training, model, settings.finetune.lora_rank)
     device, gpus = _device(settings, machine)
     if device == "cpu":
         return _plan_cpu(settings, job, machine)
@@ -58,7 +58,7 @@ def plan_steps(settings: Settings, device: str, ranks: int) -> tuple[PlannedStep
     # On the CPU conversion streams through one process; on GPUs Bridge uses all of a node.
     ranks_to_convert = 1 if device == "cpu" else ranks
     steps = [PlannedStep(name="prepare", ranks_per_node=1, why="Check or make the data, and the tiny model.")]
-    if settings.training.goal == "continue" and not settings.model.checkpoint:
+    if settings.training.goal != "pretrain" and not settings.model.checkpoint:
         why = "Turn the Hugging Face weights into a Megatron checkpoint."
         steps.append(PlannedStep(name="convert", ranks_per_node=ranks_to_convert, why=why))
     steps.append(PlannedStep(name="train", ranks_per_node=ranks, why="Train, saving checkpoints."))

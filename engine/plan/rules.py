@@ -292,7 +292,8 @@ def _old_gpu(case: Case) -> tuple[str, str] | None:
 
 
 def _packed(case: Case) -> tuple[str, str] | None:
-    if case.job.goal not in ("sft", "lora") or case.job.micro_batch == 1:
+    # Nothing is packed on the CPU: attention over several chats in a row needs Transformer Engine.
+    if case.job.goal not in ("sft", "lora") or case.job.micro_batch == 1 or case.device == "cpu":
         return None
     return (
         f"micro batch {case.job.micro_batch} with packed sequences",

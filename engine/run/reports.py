@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.processes import ProcessId
+from engine.run import rendezvous
 
 
 class Outcome(StrEnum):
@@ -106,8 +107,16 @@ def earliest_error(attempt: Path) -> RankError | None:
     return min(errors, key=lambda error: error.t, default=None)
 
 
-def judge(attempt: Path, ranks: int, return_code: int) -> Verdict:
-    """How the attempt ended, given how many ranks should have reported."""
+def judge(attempt: Path, ranks: int, return_code: int, *, has_reports: bool = True) -> Verdict:
+    """How the attempt ended, given how many ranks should have reported.
+
+    Without `has_reports` a program ran that is not ours: its return code is all there is.
+    """
+    if not has_reports:
+        if return_code == 0:
+            return Verdict(outcome=Outcome.FINISHED)
+        message = f"it ended with return code {return_code}"
+        return Verdict(outcome=Outcome.FAILED, message=message, hint=f"read {attempt.name}/launcher.log")
     reports = read_reports(attempt)
     error = earliest_error(attempt)
     if error is not None:
@@ -126,6 +135,8 @@ def judge(attempt: Path, ranks: int, return_code: int) -> Verdict:
         result["peak_memory_gib"] = round(sum(report.peak_memory_gib for report in reports), 3)
         outcome = Outcome.STOPPED if Outcome.STOPPED in outcomes else Outcome.FINISHED
         return Verdict(outcome=outcome, result=result)
+    if not reports and (apart := rendezvous.problem(attempt)):
+        return Verdict(outcome=Outcome.FAILED, message=apart[0], hint=apart[1])
     return Verdict(outcome=Outcome.FAILED, message=_silent_end(reports, ranks, return_code), hint=_logs_hint(attempt))
 
 

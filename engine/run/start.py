@@ -11,15 +11,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import engine
 from engine import env_file, paths, settings_file
 from engine.errors import LaunchError, NotFoundError, RunError
 from engine.machine import Machine, detect
+from engine.monitor.cures import EDITED
 from engine.paths import write_atomic
 from engine.plan.plan import Plan
 from engine.plan.planner import make_plan
 from engine.processes import ProcessId
-from engine.run import commands, directory, reports
+from engine.run import commands, directory, reports, side_scripts
 from engine.run.directory import RunDirectory
 from engine.run.state import State, Status, StepState
 from engine.settings import Settings, with_absolute_paths
@@ -31,8 +31,12 @@ _CHANGEABLE = (
     "training.evaluation_iterations",
     "launch.",
     "output.keep_checkpoints",
+    *EDITED,
 )
-"""Settings that may change within a run: they change how far and how often, not what is computed."""
+"""Settings that may change within a run: how far, how often and how, and what cures a failure."""
+
+_PLANNED = ("layout.", "machine.", "training.micro_batch", "training.global_batch", "training.recompute")
+"""Those that the plan was made from."""
 
 
 def create(settings: Settings, plan: Plan, name: str = "") -> RunDirectory:
@@ -87,11 +91,11 @@ def resume(run: RunDirectory, changes: Mapping[str, object] | None = None) -> No
     seen = state.observed()
     if seen.status.is_live:
         raise RunError(f"{run.name} is {seen.status}", f"watch it with: gptoss attach {run.name}")
-    is_longer = _apply(run, changes or {})
-    if seen.status is Status.FINISHED and not is_longer:
+    redo = _apply(run, state, changes or {})
+    if seen.status is Status.FINISHED and not redo:
         raise RunError(f"{run.name} has finished", "prolong it with: --set training.iterations=N")
-    _end_remains(run, state)
-    redo = {"train", "export", "verify"} if is_longer else set()
+    _end_remains(run, state, keep_queued=True)
+    commands.place_source(run, settings_file.load(run.settings))
     steps = tuple(
         step
         if step.status is Status.FINISHED and step.name not in redo
@@ -159,10 +163,10 @@ def readable_state(run: RunDirectory) -> State:
     return state
 
 
-def _apply(run: RunDirectory, changes: Mapping[str, object]) -> bool:
-    """Write changed settings; True when they make the training longer."""
+def _apply(run: RunDirectory, state: State, changes: Mapping[str, object]) -> set[str]:
+    """Write changed settings and what they make of the plan; return the steps that must be done again."""
     if not changes:
-        return False
+        return set()
     for key in changes:
         if not key.startswith(_CHANGEABLE):
             raise RunError(f"{key} cannot change within a run", "start another run: gptoss run PRESET --set ...")
@@ -172,8 +176,15 @@ def _apply(run: RunDirectory, changes: Mapping[str, object]) -> bool:
     if is_longer and not old.training.decay_iterations:
         # The schedule of the part that was trained must not change under it.
         new = new.with_values({"training.decay_iterations": old.training.iterations})
+    if any(key.startswith(_PLANNED) for key in changes):
+        plan = make_plan(new, detect())
+        kept = tuple(step for step in plan.steps if any(step.name == known.name for known in state.steps))
+        write_atomic(run.plan, replace(plan, steps=kept).to_json())
     settings_file.save(new, run.settings)
-    return is_longer
+    names = [step.name for step in state.steps]
+    if any(key.startswith("data.") for key in changes):
+        return set(names)
+    return set(names[names.index("train") :]) if is_longer else set()
 
 
 def _live_supervisor(run: RunDirectory) -> ProcessId:
@@ -185,12 +196,21 @@ def _live_supervisor(run: RunDirectory) -> ProcessId:
     return state.supervisor
 
 
-def _end_remains(run: RunDirectory, state: State) -> int:
-    """Kill what a lost supervisor left running; return how many processes that were."""
+def _end_remains(run: RunDirectory, state: State, *, keep_queued: bool = False) -> int:
+    """Kill what a lost supervisor left running; return how many processes or jobs that were.
+
+    With `keep_queued` a Slurm job is spared: the next attempt follows it.
+    """
+    last = run.attempt(state.attempt, state.step)
+    if keep_queued and side_scripts.is_queued(last):
+        return 0
     left = [state.job] if state.job else []
     for attempt in run.attempts.glob("[0-9]*-*"):
         left += [r.process for r in reports.read_reports(attempt) if r.process and r.outcome is reports.Outcome.RUNNING]
     ended = sum(process.send(signal.SIGKILL) for process in left)
+    # What runs in a container, on other nodes or in a queue is no process of this machine.
+    if state.status.is_live:
+        ended += side_scripts.kill(last)
     deadline = time.monotonic() + 10
     while any(process.is_alive() for process in left) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -214,11 +234,12 @@ def _create_unnamed(root: Path, model: str) -> RunDirectory:
 def _fill(run: RunDirectory, settings: Settings, plan: Plan) -> None:
     settings_file.save(settings, run.settings)
     write_atomic(run.plan, plan.to_json())
-    env_file.write(run.environment, commands.environment_values(settings, plan, settings.launch.master_port or 29500))
+    if settings.launch.env_file:
+        write_atomic(run.environment, env_file.read_text(Path(settings.launch.env_file).expanduser()))
+    port = settings.launch.master_port or 29500
+    env_file.write(run.environment, commands.environment_values(settings, plan, port))
     write_atomic(run.command, commands.all_steps_script(run, settings, plan), mode=0o755)
-    if source := commands.source_for(run, settings):
-        source.mkdir()
-        (source / "engine").symlink_to(Path(engine.__file__).resolve().parent)
+    commands.place_source(run, settings)
     steps = tuple(StepState(name=step.name) for step in plan.steps)
     state = State(name=run.name, steps=steps, created=time.time(), heartbeat=time.time())
     # Last: a directory with a state is a run.

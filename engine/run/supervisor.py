@@ -19,12 +19,13 @@ from engine import env_file, settings_file
 from engine.errors import EngineError, RunError
 from engine.launch import local
 from engine.launch.command import Command
-from engine.monitor.tail import Tail
 from engine.paths import write_atomic
 from engine.plan.plan import PlannedStep
 from engine.processes import ProcessId
-from engine.run import commands, reports
-from engine.run.directory import RunDirectory, parse_record
+from engine.run import commands, reports, side_scripts
+from engine.run.directory import RunDirectory
+from engine.run.foreign_log import ForeignLog
+from engine.run.health import Health, explain
 from engine.run.job import Job, adopt_orphans, end_descendants, signal_all
 from engine.run.reports import Outcome, Verdict
 from engine.run.state import Status
@@ -44,7 +45,7 @@ class Supervisor:
         self.state = run.read_state()
         self._stop_wanted = False
         self._kill_wanted = False
-        self._metrics = Tail(run.metrics)
+        self.health = Health(run, self.settings, _log)
         self._last_write = 0.0
 
     def carry_out(self) -> Status:
@@ -65,9 +66,20 @@ class Supervisor:
         self._update(status=Status.FINISHED, ended=time.time(), message="all steps are done", job=None)
         return Status.FINISHED
 
+    def give_up(self, error: Exception) -> None:
+        """Record an error that no step can answer for."""
+        if isinstance(error, EngineError):
+            message = f"{error.message} ({error.hint})"
+        else:
+            message = f"unexpected {type(error).__name__}: {error} (see supervisor.log)"
+        self._update(status=Status.FAILED, ended=time.time(), message=message, job=None)
+        self._event("failed", message)
+
     def _carry_out_step(self, step: PlannedStep) -> Verdict:
         """Attempt a step; training is attempted again after a failure that may not repeat."""
-        restarts = self.settings.launch.restarts if step.name == "train" else 0
+        # The tutorial's script loads no checkpoint: a restart would only begin anew.
+        may_resume = step.name == "train" and self.settings.launch.route != "tutorial"
+        restarts = self.settings.launch.restarts if may_resume else 0
         for restart in range(restarts + 1):
             verdict = self._attempt(step)
             if verdict.outcome is not Outcome.FAILED or not verdict.is_curable or restart == restarts:
@@ -90,8 +102,8 @@ class Supervisor:
         number = self.state.attempt + 1
         attempt = self.run.attempt(number, step.name)
         attempt.mkdir(parents=True, exist_ok=True)
-        self._write_environment()
-        command = commands.for_step(self.run, self.settings, self.plan, step, attempt)
+        port = self._write_environment(number)
+        command = commands.for_step(self.run, self.settings, self.plan, step, attempt, port)
         job = self._start(command, attempt)
         now = time.time()
         self.state = self.state.with_step(
@@ -99,9 +111,16 @@ class Supervisor:
         )
         self._update(step=step.name, attempt=number, job=job.id)
         self._event("step-started", f"{step.name} started (attempt {number})", step=step.name, attempt=number)
-        return_code = self._watch(job, attempt)
+        log = None if command.reports else ForeignLog(self.run, attempt, command.log, step.name)
+        return_code = self._watch(job, attempt, log)
+        verdict = reports.judge(attempt, command.ranks, return_code, has_reports=command.reports)
+        if log:
+            verdict = self._judge_foreign(verdict, log)
+        if verdict.outcome is not Outcome.FINISHED:
+            side_scripts.kill(attempt)
         end_descendants()
-        verdict = reports.judge(attempt, step.ranks_per_node, return_code)
+        self._look()
+        verdict = explain(attempt, verdict, self.settings, self.plan)
         # A rank killed before it could save reports nothing; that is what stopping meant.
         if (self._stop_wanted or self._kill_wanted) and verdict.outcome is Outcome.FAILED:
             verdict = Verdict(outcome=Outcome.STOPPED)
@@ -109,11 +128,22 @@ class Supervisor:
         return verdict
 
     def _start(self, command: Command, attempt: Path) -> Job:
-        script = attempt / "command.sh"
-        write_atomic(script, command.script(), mode=0o755)
-        return Job(script, attempt / "launcher.log")
+        return Job(side_scripts.write(command, attempt), attempt / "launcher.log")
 
-    def _watch(self, job: Job, attempt: Path) -> int:
+    def _judge_foreign(self, verdict: Verdict, log: ForeignLog) -> Verdict:
+        """What is known of a program that reports nothing: it may well return 0 after a stop."""
+        if self._stop_wanted:
+            return Verdict(outcome=Outcome.STOPPED)
+        self._copy(log)
+        return replace(verdict, result=log.result)
+
+    def _copy(self, log: ForeignLog) -> None:
+        try:
+            log.copy()
+        except OSError as error:
+            _log(f"the log's metrics were not written: {error}")
+
+    def _watch(self, job: Job, attempt: Path, log: ForeignLog | None) -> int:
         """Wait for the job, writing heartbeats and passing on stop and kill."""
         asked = False
         deadline = 0.0
@@ -124,7 +154,10 @@ class Supervisor:
                 self._ask_to_stop(job, attempt)
             if self._kill_wanted or (asked and time.monotonic() > deadline):
                 self._event("killing", "ending every process of the run now")
+                side_scripts.kill(attempt)
                 end_descendants()
+            if log:
+                self._copy(log)
             self._heartbeat()
         return code
 
@@ -132,6 +165,8 @@ class Supervisor:
         """Signal the ranks themselves: torchrun would give them only 30 s after its own signal."""
         self._update(status=Status.STOPPING, message="saving a checkpoint before stopping")
         self._event("stopping", f"stopping; a checkpoint is saved first (at most {self.settings.launch.grace_s} s)")
+        if side_scripts.ask_to_stop(attempt):
+            return
         ranks = [r.process for r in reports.read_reports(attempt) if r.outcome is Outcome.RUNNING]
         if not signal_all(ranks, signal.SIGTERM):
             job.signal_launcher(signal.SIGTERM)
@@ -157,15 +192,17 @@ class Supervisor:
         self._event(status.value, message, step=step.name)
         return status
 
-    def _write_environment(self) -> None:
-        """Write the env file, with another port when the wanted one is taken on this machine."""
+    def _write_environment(self, attempt: int) -> int:
+        """Write the env file, with another port when the wanted one is taken on this machine; return the port."""
         launch = self.settings.launch
-        port = launch.master_port
-        if self.plan.nodes == 1:
+        if self.plan.nodes == 1 and launch.launcher != "slurm":
             port = local.free_port(launch.master_port)
             if launch.master_port and port != launch.master_port:
                 self._event("note", f"port {launch.master_port} is in use; using {port} instead")
+        else:
+            port = commands.rendezvous_port(self.run, self.settings, attempt)
         env_file.write(self.run.environment, commands.environment_values(self.settings, self.plan, port))
+        return port
 
     def _pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -175,12 +212,17 @@ class Supervisor:
 
     def _heartbeat(self) -> None:
         if time.time() - self._last_write >= HEARTBEAT_S or time.time() < self._last_write:
-            iterations = [
-                record["iteration"]
-                for record in map(parse_record, self._metrics.read())
-                if record and isinstance(record.get("iteration"), int)
-            ]
-            self._update(iteration=iterations[-1] if iterations else self.state.iteration)
+            self._look()
+
+    def _look(self) -> None:
+        """Take in what the run wrote since the last look, raise alerts, and write the state."""
+        is_training = self.state.step == "train" and self.state.job is not None
+        for alert in self.health.look(is_training=is_training):
+            facts = alert.to_json()
+            for taken in ("kind", "message", "t"):
+                del facts[taken]
+            self._event("alert", alert.message, **facts)
+        self._update(iteration=self.health.iteration or self.state.iteration)
 
     def _update(self, **changes: object) -> None:
         now = time.time()
@@ -245,11 +287,13 @@ def _supervise(run: RunDirectory, ready: int) -> int:
     os.close(ready)
     try:
         return 0 if supervisor.carry_out() is Status.FINISHED else 1
-    except EngineError as error:
-        supervisor._update(status=Status.FAILED, ended=time.time(), message=f"{error.message} ({error.hint})")
+    except Exception as error:
+        # The last line of defence of a run that nobody may be watching: its record must say why.
+        supervisor.give_up(error)
         raise
     finally:
         end_descendants()
+        supervisor.health.close()
         os.close(lock)
 
 

@@ -53,7 +53,7 @@ def repair(run: RunDirectory) -> tuple[int | None, list[str]]:
     Returns its iteration and a sentence for each damaged checkpoint, which is put aside under
     another name: Bridge counts every iter_* directory when it removes old ones. One rank calls it.
     """
-    put_aside = []
+    put_aside: list[str] = []
     for iteration in sorted(_iterations(run), reverse=True):
         directory = iteration_directory(run, iteration)
         wrong = defect(directory)
@@ -77,7 +77,7 @@ def check_schedule(run: RunDirectory, iteration: int, decay_iterations: int) -> 
     saved = yaml.safe_load(text)["scheduler"]["lr_decay_iters"]
     if saved != decay_iterations:
         raise SettingsError(
-            f"the run began with a learning rate that falls over {saved} iterations; now it would be {decay_iterations}",
+            f"the learning rate began to fall over {saved} iterations; now it would be {decay_iterations}",
             f"set training.decay_iterations={saved}",
         )
 

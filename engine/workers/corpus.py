@@ -58,7 +58,8 @@ def text_files(path: Path) -> list[Path]:
     found = _walk(path, SUFFIXES, skip=set())
     if not found:
         raise SettingsError(
-            f"data.path: no file in {path} ends in {', '.join(SUFFIXES)}", "give a directory with such files, or one file"
+            f"data.path: no file in {path} ends in {', '.join(SUFFIXES)}",
+            "give a directory with such files, or one file",
         )
     return found
 

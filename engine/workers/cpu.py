@@ -9,14 +9,15 @@ sees a case fail.
 
 from __future__ import annotations
 
-import collections
 import contextlib
+import importlib
 import importlib.abc
 import importlib.machinery
+import logging
 import os
 import queue
 import sys
-import types
+import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -39,6 +40,10 @@ def prepare_environment() -> None:
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     # The ranks share the cores already.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Some forty warnings that Transformer Engine and Apex are absent, which is so on purpose.
+    warnings.filterwarnings("ignore", message=".*(Transformer Engine|transformer-engine|Apex).*")
+    # A traceback of an import that Bridge then does without.
+    logging.getLogger("megatron.bridge.utils.import_utils").addFilter(lambda record: record.levelno >= logging.WARNING)
 
 
 def install(without: Sequence[str] = ()) -> None:
@@ -76,12 +81,9 @@ def cuda_means_cpu() -> None:
                 return function(*args).replace("torch.", "torch.cuda.", 1)
             if is_cuda(kwargs.get("device")):
                 kwargs = {**kwargs, "device": here}
-            if function is torch.Tensor.to and len(args) > 1 and is_cuda(args[1]):
-                args = (args[0], here, *args[2:])
             return function(*args, **kwargs)
 
     CudaMeansCpu().__enter__()
-    torch.nn.Module.cuda = lambda self, *args, **kwargs: self  # type: ignore[assignment,method-assign]
 
 
 def cuda_answers() -> None:
@@ -97,39 +99,30 @@ def cuda_answers() -> None:
         "device_count": lambda *a, **k: int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         "set_device": lambda *a, **k: None,
         "synchronize": lambda *a, **k: None,
-        "empty_cache": lambda *a, **k: None,
-        "get_device_properties": lambda *a, **k: types.SimpleNamespace(
-            major=9, minor=0, name="cpu", total_memory=8 << 30, multi_processor_count=1
-        ),
-        "get_device_capability": lambda *a, **k: (9, 0),
         "current_stream": lambda *a, **k: stream,
-        "default_stream": lambda *a, **k: stream,
-        "set_stream": lambda *a, **k: None,
         "stream": lambda *a, **k: contextlib.nullcontext(),
-        "memory_allocated": lambda *a, **k: 0,
-        "max_memory_allocated": lambda *a, **k: 0,
-        "memory_reserved": lambda *a, **k: 0,
-        "max_memory_reserved": lambda *a, **k: 0,
-        "memory_stats": lambda *a, **k: collections.defaultdict(int),
         "get_rng_state": lambda *a, **k: torch.get_rng_state(),
-        "set_rng_state": lambda state, *a, **k: torch.set_rng_state(state),
         "manual_seed": lambda seed, *a, **k: torch.manual_seed(seed),
     }
     for name, answer in answers.items():
         setattr(cuda, name, answer)
-    cuda.Stream = _Stream  # type: ignore[assignment,misc]
-    cuda.Event = _Event  # type: ignore[assignment,misc]
-    cuda.nvtx.range_push = lambda *a, **k: 0  # type: ignore[assignment]
-    cuda.nvtx.range_pop = lambda *a, **k: 0  # type: ignore[assignment]
+    cuda.Stream = _Stream
 
 
 def absent_packages() -> None:
     """Stand in for `STUBBED`, and only where nothing else provides the name."""
     # These two ask first which packages exist; a stub must not make them believe in one.
-    import megatron.core.extensions.transformer_engine
-    import transformers  # noqa: F401
+    importlib.import_module("megatron.core.extensions.transformer_engine")
+    importlib.import_module("transformers")
 
     sys.meta_path.append(_StubFinder())
+
+
+def adapters_of_local_layers() -> None:
+    """bridge/peft/utils.py:591 asks whether a layer is one of the stubbed Transformer Engine's, which are no types."""
+    from megatron.bridge.peft import utils
+
+    utils.HAVE_TE = False
 
 
 def random_state() -> None:
@@ -157,25 +150,11 @@ def compiled_helpers() -> None:
     initialize.compile_helpers = lambda: None
 
 
-def no_fusion_warm_up() -> None:
-    """bridge/training/initialize.py:890 warms up fused kernels that the local profile leaves off."""
-    from megatron.bridge.training import setup
-
-    setup.set_jit_fusion_options = lambda *args, **kwargs: None
-
-
-def no_adapters_of_te() -> None:
-    """bridge/peft/utils.py:57 takes core's absent TE classes for present; :591 then asks isinstance(x, None)."""
-    from megatron.bridge.peft import utils
-
-    utils.HAVE_TE = False
-
-
 def expert_bias_gradient() -> None:
     """core/transformer/mlp.py:354 adds to a view in place, which autograd refuses at EP = ETP = 1.
 
     Not a CPU matter but one of the local profile: RowParallelLinear returns its input through an
-    identity over one rank (core/tensor_parallel/layers.py:1425). `explicit_expert_comm` skips the
+    identity over one rank (core/tensor_parallel/layers.py:1479). `explicit_expert_comm` skips the
     identity as it does with EP > 1.
     """
     from megatron.core.tensor_parallel import layers
@@ -191,7 +170,7 @@ def expert_bias_gradient() -> None:
 
 
 def expert_bias_counted_once() -> None:
-    """core/tensor_parallel/layers.py:1391 marks the experts' output bias as sequence parallel at TP > 1.
+    """core/tensor_parallel/layers.py:1413 marks the experts' output bias as sequence parallel at TP > 1.
 
     Its gradient is then summed over the tensor-parallel ranks twice: with the other expert gradients,
     and as one of a sequence-parallel region (core/distributed/finalize_model_grads.py:452). The
@@ -263,11 +242,10 @@ FIXES: dict[str, Callable[[], None]] = {
         cuda_means_cpu,
         cuda_answers,
         absent_packages,
+        adapters_of_local_layers,
         random_state,
         start_without_cuda,
         compiled_helpers,
-        no_fusion_warm_up,
-        no_adapters_of_te,
         expert_bias_gradient,
         expert_bias_counted_once,
         token_counts_on_cpu,
@@ -279,9 +257,7 @@ FIXES: dict[str, Callable[[], None]] = {
 
 
 class _Stream:
-    """A stream of a device that finishes everything at once."""
-
-    cuda_stream = 0
+    """A stream of a device that finishes everything at once; also the event recorded on it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
@@ -291,18 +267,8 @@ class _Stream:
 
     def synchronize(self) -> None: ...
 
-    def record_event(self, event: Any = None) -> Any:
-        return event or _Event()
-
-
-class _Event:
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-
-    def record(self, stream: Any = None) -> None: ...
-
-    def wait(self, stream: Any = None) -> None: ...
-
-    def synchronize(self) -> None: ...
+    def record_event(self) -> Any:
+        return self
 
 
 class _AnythingMeta(type):

@@ -80,8 +80,11 @@ class Writer:
         self._builder.finalize(f"{self._prefix}.idx")
 
 
-def check_prefix(prefix: Path, vocabulary_size: int) -> tuple[int, int]:
-    """Documents and tokens of the pair at `prefix`. Raises SettingsError when Megatron could not train on it."""
+def check_prefix(prefix: Path, vocabulary_size: int, validation_percent: float) -> tuple[int, int, int]:
+    """Documents, training tokens and validation tokens of the pair at `prefix`.
+
+    Raises SettingsError when Megatron could not train on it.
+    """
     import numpy
 
     index, data = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
@@ -96,20 +99,39 @@ def check_prefix(prefix: Path, vocabulary_size: int) -> tuple[int, int]:
     name = _DTYPES.get(code)
     if version != 1 or name is None:
         raise SettingsError(f"{index} has version {version} and token type {code}", "make it again with int32 tokens")
-    dtype = numpy.dtype(name)
+    dtype: Any = numpy.dtype(name)
     expected = 34 + 12 * sequences + 8 * boundaries
     if index.stat().st_size < expected or not sequences:
         raise SettingsError(
             f"{index} is cut off: it has {index.stat().st_size:,} of {expected:,} bytes", "copy it again"
         )
-    lengths = numpy.memmap(index, dtype=numpy.int32, mode="r", offset=34, shape=(sequences,))
+    lengths: Any = numpy.memmap(index, dtype=numpy.int32, mode="r", offset=34, shape=(sequences,))
     tokens = int(lengths.sum(dtype=numpy.int64))
     if data.stat().st_size != tokens * dtype.itemsize:
         raise SettingsError(
-            f"{data} has {data.stat().st_size:,} bytes; its index says {tokens * dtype.itemsize:,}", "copy both again"
+            f"{data} has {data.stat().st_size:,} bytes; its index says {tokens * dtype.itemsize:,}",
+            "copy both again",
         )
     _check_ids(data, dtype, vocabulary_size)
-    return max(int(boundaries) - 1, 0), tokens
+    documents = int(boundaries) - 1
+    first_held_out = _first_held_out(documents, validation_percent)
+    ends: Any = numpy.memmap(index, dtype=numpy.int64, mode="r", offset=34 + 12 * sequences, shape=(boundaries,))
+    train_tokens = int(lengths[: ends[first_held_out]].sum(dtype=numpy.int64))
+    return documents, train_tokens, tokens - train_tokens
+
+
+def _first_held_out(documents: int, validation_percent: float) -> int:
+    """The first document of the validation; Megatron rounds the same way and waits forever for an empty split.
+
+    (megatron/core/datasets/blended_megatron_dataset_builder.py, _build_megatron_dataset_splits)
+    """
+    first = round(documents * (1 - validation_percent / 100))
+    if not 0 < first < documents:
+        raise SettingsError(
+            f"data.validation_percent: {validation_percent:g} % of {documents} documents leaves one side without any",
+            f"give at least {100 / max(documents, 2):.2g}, or a dataset with more documents",
+        )
+    return first
 
 
 def _check_ids(data: Path, dtype: Any, vocabulary_size: int) -> None:

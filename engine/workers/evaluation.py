@@ -109,14 +109,29 @@ class Recorder:
         import torch
 
         batch = next(data_iterator)
-        self._batches.append(
-            (
-                batch["tokens"].to(torch.int32).cpu().numpy(),
-                batch["labels"].to(torch.int32).cpu().numpy(),
-                batch["loss_mask"].to(torch.float32).cpu().numpy(),
-            )
+        arrays = (
+            batch["tokens"].to(torch.int32).cpu().numpy(),
+            batch["labels"].to(torch.int32).cpu().numpy(),
+            batch["loss_mask"].to(torch.float32).cpu().numpy(),
         )
+        starts = batch.get("cu_seqlens_q_padded", batch.get("cu_seqlens_q"))
+        self._batches += [arrays] if starts is None else _unpacked(arrays, starts.flatten().tolist())
         yield batch
+
+
+def _unpacked(arrays: tuple[Any, Any, Any], starts: list[int]) -> list[tuple[Any, Any, Any]]:
+    """Each chat of a packed row as a row of its own, so that others need not know which tokens see each other."""
+    import numpy
+
+    mask, rows = arrays[2], []
+    for start, end in zip(starts, starts[1:], strict=False):
+        if not mask[0, start:end].any():
+            continue  # the padding at the end of the row
+        row = [numpy.zeros_like(array) for array in arrays]
+        for target, array in zip(row, arrays, strict=True):
+            target[0, : end - start] = array[0, start:end]
+        rows.append((row[0], row[1], row[2]))
+    return rows
 
 
 def _is_first_copy() -> bool:

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.errors import StepFailed
-from engine.workers import checkpoints, profile
+from engine.errors import SettingsError, StepFailed
+from engine.workers import checkpoints, finetune_export, finetune_lora, profile
 from engine.workers.files import partial, publish, size_bytes
 from engine.workers.report import Report, run_worker
-from engine.workers.source import hugging_face_source
+from engine.workers.source import hugging_face_source, load_tokenizer
 
 SHARD_BYTES = 4_000_000_000
 """Size at which the next file is begun, as transformers does; it bounds the memory, too."""
@@ -33,7 +33,7 @@ def work(report: Report) -> Mapping[str, Any]:
     with model.joined_ranks(report):
         report.phase(f"loading {checkpoint.name}")
         megatron = model.build(report, bridge, layout, with_weights=False)
-        model.load_weights(megatron, checkpoint)
+        model.load_weights(megatron, finetune_lora.weights_in(report, checkpoint))
         report.phase("writing the Hugging Face checkpoint")
         weights = bridge.export_hf_weights(megatron, cpu=True, show_progress=False)
         if report.rank:
@@ -41,7 +41,7 @@ def work(report: Report) -> Mapping[str, Any]:
             for _ in weights:
                 pass
             return {}
-        return _write(report, config, weights)
+        return _write(report, config, checkpoint, finetune_export.finished(report, config, checkpoint, weights))
 
 
 def newest_checkpoint(report: Report) -> Path:
@@ -52,7 +52,7 @@ def newest_checkpoint(report: Report) -> Path:
     return Path(report.run.checkpoints.name) / f"iter_{iteration:07d}"
 
 
-def _write(report: Report, config: Any, weights: Any) -> dict[str, Any]:
+def _write(report: Report, config: Any, checkpoint: Path, weights: Any) -> dict[str, Any]:
     from engine.workers import model
 
     made = partial(report.run.export)
@@ -60,11 +60,12 @@ def _write(report: Report, config: Any, weights: Any) -> dict[str, Any]:
     expected = {name: tuple(tensor.shape) for name, tensor in model.empty_model(config).state_dict().items()}
     shards = _Shards(made, report, total=len(expected))
     parameters = 0
-    for name, tensor in _checked(weights, expected):
+    for name, tensor in checked(weights, expected):
         parameters += tensor.numel()
         shards.add(name, tensor)
     shards.finish()
     _write_description(report, config, made)
+    finetune_export.describe(report, config, checkpoint, made)
     publish(made, report.run.export)
     return {
         "path": report.run.export.name,
@@ -74,7 +75,7 @@ def _write(report: Report, config: Any, weights: Any) -> dict[str, Any]:
     }
 
 
-def _checked(weights: Any, expected: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, Any]]:
+def checked(weights: Any, expected: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, Any]]:
     """Pass the weights on; at the end refuse a set that is not exactly the expected one.
 
     Bridge itself has left out every expert and only printed a line about it (Bridge #1819).
@@ -153,7 +154,7 @@ def _write_description(report: Report, config: Any, directory: Path) -> None:
     """Configuration, generation configuration and tokenizer."""
     import copy
 
-    from transformers import AutoTokenizer, GenerationConfig
+    from transformers import GenerationConfig
 
     config = copy.deepcopy(config)
     config.dtype = "bfloat16" if report.settings.training.precision == "bf16" else "float32"
@@ -173,9 +174,9 @@ def _write_description(report: Report, config: Any, directory: Path) -> None:
         shutil.copytree(tokenizer, directory, dirs_exist_ok=True)
         return
     try:
-        AutoTokenizer.from_pretrained(source).save_pretrained(directory)
-    except OSError as error:
-        report.event("warning", f"the export has no tokenizer: {error}")
+        load_tokenizer(report).save_pretrained(directory)
+    except SettingsError as error:
+        report.event("warning", f"the export has no tokenizer: {error.message}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ _LOSS = "lm loss"
 _GIB = 1 << 30
 
 
-class Metrics(Callback):  # type: ignore[misc]
+class Metrics(Callback):
     """Turns Bridge's training events into the run's records."""
 
     def __init__(self, report: Report, recorder: Recorder) -> None:
@@ -47,7 +47,9 @@ class Metrics(Callback):  # type: ignore[misc]
         iteration = context.state.train_state.step + 1
         training = self._report.settings.training
         last = iteration == training.iterations
-        self._report.progress(f"iteration {iteration} of {training.iterations}", iteration, training.iterations, "iterations")
+        self._report.progress(
+            f"iteration {iteration} of {training.iterations}", iteration, training.iterations, "iterations"
+        )
         if iteration % training.log_interval and not last:
             return
         if _owns_loss() and context.loss_dict:
@@ -74,7 +76,11 @@ class Metrics(Callback):  # type: ignore[misc]
         seconds = context.state.timers("save-checkpoint").elapsed(reset=False)
         path = f"{self._report.run.checkpoints.name}/iter_{iteration:07d}"
         self._report.event(
-            "checkpoint", f"checkpoint of iteration {iteration} saved", iteration=iteration, path=path, seconds=seconds
+            "checkpoint",
+            f"checkpoint of iteration {iteration} saved",
+            iteration=iteration,
+            path=path,
+            seconds=seconds,
         )
 
     def on_train_end(self, context: Any) -> None:

@@ -28,7 +28,6 @@ def load_engine(report: Report) -> None:
     if is_offline(report.settings):
         os.environ["HF_HUB_OFFLINE"] = "1"
     cpu.install()
-    import megatron.bridge
     from megatron.bridge.utils.instantiate_utils import register_allowed_target_prefix
 
     # run_config.yaml names the function that makes the local layers.
@@ -64,20 +63,18 @@ def joined_ranks(report: Report) -> Iterator[None]:
         store: Any = torch.distributed.HashStore()
     else:
         store = None
-    on_gpu = report.plan.device == "gpu"
-    if on_gpu:
+    if report.plan.device == "gpu":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     torch.distributed.init_process_group(
-        "nccl" if on_gpu else "gloo",
+        profile.loop(report.plan.device).backend,
         store=store,
         rank=report.rank,
         world_size=report.world_size,
         timeout=_PATIENCE,
     )
-    try:
-        yield
-    finally:
-        torch.distributed.destroy_process_group()
+    yield
+    # After a failure the group is left as it is: to end it in order would wait for peers that are stuck in it.
+    torch.distributed.destroy_process_group()
 
 
 def build(report: Report, bridge: Any, layout: Layout, with_weights: bool, precision: str = "") -> list[Any]:

@@ -6,17 +6,18 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from engine.errors import SettingsError
 from engine.settings import DataSettings
-from engine.workers import corpus, tiny
+from engine.workers import corpus, finetune_chats, tiny
 from engine.workers.dataset import Manifest, Writer, check_prefix
 from engine.workers.files import partial, publish
 from engine.workers.report import Report, run_worker
-from engine.workers.source import hugging_face_source, is_offline, load_config
+from engine.workers.source import is_offline, load_config, load_tokenizer
 
 _TOKENIZER_DOCUMENTS = 200
 """Enough text to learn 254 merges from."""
@@ -27,6 +28,10 @@ _BYTES_PER_MB = 1_000_000
 def work(report: Report) -> Mapping[str, Any]:
     """Fill `data/` and, for the rehearsal, `model/`; a second run replaces both."""
     settings = report.settings
+    if finetune_chats.is_wanted(settings):
+        return finetune_chats.work(report)
+    if settings.data.source == "chat":
+        raise SettingsError("data.source: chats are for fine-tuning", "set training.goal to sft or lora")
     if is_offline(settings):
         os.environ["HF_HUB_OFFLINE"] = "1"
     made = partial(report.run.data)
@@ -55,7 +60,12 @@ def _tokenizer(report: Report, directory: Path) -> Any:
     settings = report.settings
     if settings.data.tokenizer:
         report.phase("loading the tokenizer")
-        tokenizer = AutoTokenizer.from_pretrained(report.user_path(settings.data.tokenizer))
+        chosen = report.user_path(settings.data.tokenizer)
+        if not (chosen / "tokenizer.json").is_file():
+            raise SettingsError(
+                f"data.tokenizer: there is no tokenizer.json in {chosen}", "give a Hugging Face tokenizer"
+            )
+        tokenizer = AutoTokenizer.from_pretrained(chosen)
     elif settings.model.name == "tiny":
         report.phase("learning the tokenizer")
         data = settings.data if settings.data.source == "text" else DataSettings(source="sample")
@@ -66,36 +76,40 @@ def _tokenizer(report: Report, directory: Path) -> Any:
         return None
     else:
         report.phase("loading the tokenizer")
-        tokenizer = AutoTokenizer.from_pretrained(hugging_face_source(report))
+        tokenizer = load_tokenizer(report)
     tokenizer.save_pretrained(directory)
     return tokenizer
 
 
 def _write_data(report: Report, directory: Path, tokenizer: Any) -> Manifest:
     data = report.settings.data
-    vocabulary_size = len(tokenizer) if tokenizer else int(load_config(report).vocab_size)
-    identity = dict(
+    manifest = Manifest(
         source=data.source,
-        vocabulary_size=vocabulary_size,
+        vocabulary_size=len(tokenizer) if tokenizer else int(load_config(report).vocab_size),
         tokenizer_hash=_hash(directory / "tokenizer" / "tokenizer.json"),
     )
     if data.source == "mock":
-        return Manifest(**identity)
+        return manifest
     if data.source == "prefix":
         report.phase("checking the dataset")
         prefix = report.user_path(data.path)
-        documents, tokens = check_prefix(prefix, int(load_config(report).vocab_size))
-        held_out = int(tokens * data.validation_percent / 100)
-        counts = dict(documents=documents, train_tokens=tokens - held_out, validation_tokens=held_out)
-        return Manifest(prefix=str(prefix), **counts, **identity)
+        known = int(load_config(report).vocab_size)
+        documents, tokens, held_out_tokens = check_prefix(prefix, known, data.validation_percent)
+        return replace(
+            manifest,
+            prefix=str(prefix),
+            documents=documents,
+            train_tokens=tokens,
+            validation_tokens=held_out_tokens,
+        )
     report.phase("tokenising the text")
-    train, validation = _tokenise(report, directory, tokenizer)
-    counts = dict(
-        documents=train.documents + validation.documents,
-        train_tokens=train.tokens,
-        validation_tokens=validation.tokens,
+    written, held_out = _tokenise(report, directory, tokenizer)
+    return replace(
+        manifest,
+        documents=written.documents + held_out.documents,
+        train_tokens=written.tokens,
+        validation_tokens=held_out.tokens,
     )
-    return Manifest(**counts, **identity)
 
 
 def _tokenise(report: Report, directory: Path, tokenizer: Any) -> tuple[Writer, Writer]:
@@ -127,9 +141,10 @@ def _write_split(
         lowest = sorted({*lowest, *shares})[:2]
         validation.add(text for text, share in zip(batch, shares, strict=True) if share < threshold)
         train.add(text for text, share in zip(batch, shares, strict=True) if share >= threshold)
-        done = min(done + sum(len(text.encode()) for text in batch), total)
-        megabytes = done / _BYTES_PER_MB
-        report.progress(f"{megabytes:.1f} MB of text tokenised", done, total, "bytes")
+        # The total is that of the files, which may hold a little less or more text.
+        done = min(done + sum(len(text.encode()) for text in batch), total - 1)
+        report.progress(f"{done / _BYTES_PER_MB:.1f} MB of text tokenised", done, total, "bytes")
+    report.progress(f"{train.documents + validation.documents:,} documents tokenised", total, total, "bytes")
     return train, validation, lowest
 
 

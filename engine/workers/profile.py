@@ -6,7 +6,7 @@ The only place that knows the difference. The GPU profile is what Bridge's gpt-o
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.errors import PlanError
@@ -56,6 +56,26 @@ _TRANSFORMER_ENGINE: dict[str, object] = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopProfile:
+    """What the training loop around the model needs."""
+
+    backend: str
+    fused: bool
+    """Compiled fusions, overlapped communication, garbage collection at fixed times."""
+    distributed_optimizer: bool
+    loader_processes: int
+
+
+def loop(device: str) -> LoopProfile:
+    """The training loop's profile on this device."""
+    if device == "gpu":
+        return LoopProfile(backend="nccl", fused=True, distributed_optimizer=True, loader_processes=2)
+    # Without Apex and Transformer Engine a distributed optimizer cannot be resumed: its state has
+    # no step before it is loaded (megatron/core/optimizer/distrib_optimizer.py:839).
+    return LoopProfile(backend="gloo", fused=False, distributed_optimizer=False, loader_processes=0)
+
+
 def local_layers(config: Any) -> Any:
     """Megatron's local layers, saved under the names that the Transformer Engine layers look for.
 
@@ -79,7 +99,13 @@ def apply(provider: Any, training: TrainingSettings, layout: Layout, device: str
     values |= _layout_values(layout)
     values["seq_length"] = training.sequence_length
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    values |= dict(bf16=precision == "bf16", fp16=False, params_dtype=dtype, autocast_dtype=dtype, pipeline_dtype=dtype)
+    values |= {
+        "bf16": precision == "bf16",
+        "fp16": False,
+        "params_dtype": dtype,
+        "autocast_dtype": dtype,
+        "pipeline_dtype": dtype,
+    }
     values |= _RECOMPUTE[training.recompute]
     if device == "cpu":
         values |= _local_only(training)
@@ -89,15 +115,19 @@ def apply(provider: Any, training: TrainingSettings, layout: Layout, device: str
 
 
 def _layout_values(layout: Layout) -> dict[str, object]:
-    return dict(
-        tensor_model_parallel_size=layout.tp,
-        pipeline_model_parallel_size=layout.pp,
-        virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
-        context_parallel_size=layout.cp,
-        expert_model_parallel_size=layout.ep,
+    return {
+        "tensor_model_parallel_size": layout.tp,
+        "pipeline_model_parallel_size": layout.pp,
+        "virtual_pipeline_model_parallel_size": layout.vpp if layout.vpp > 1 else None,
+        "context_parallel_size": layout.cp,
+        "expert_model_parallel_size": layout.ep,
         # The experts refuse tensor parallelism without it (core/transformer/moe/moe_layer.py:629).
-        sequence_parallel=layout.tp > 1,
-    )
+        "sequence_parallel": layout.tp > 1,
+        # With two stages the batched messages of interleaved chunks reach the wrong receiver: the losses
+        # are silently wrong (megatron/training/arguments.py:972 refuses it, Bridge does not).
+        "overlap_p2p_comm": layout.vpp > 1,
+        "batch_p2p_comm": layout.vpp == 1,
+    }
 
 
 def _local_only(training: TrainingSettings) -> dict[str, object]:
@@ -105,9 +135,10 @@ def _local_only(training: TrainingSettings) -> dict[str, object]:
 
     if training.recompute == "moe":
         raise PlanError(
-            "training.recompute = moe needs the grouped experts of Transformer Engine", "choose none or full on a CPU"
+            "training.recompute = moe needs the grouped experts of Transformer Engine",
+            "choose none or full on a CPU",
         )
-    return dict(transformer_layer_spec=local_layers, attention_backend=AttnBackend.unfused)
+    return {"transformer_layer_spec": local_layers, "attention_backend": AttnBackend.unfused}
 
 
 def layout_for(planned: Layout, world_size: int, experts: int) -> Layout:

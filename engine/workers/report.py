@@ -51,7 +51,6 @@ class Report:
         self.rank = int(os.environ.get("RANK", "0"))
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         self.started_in = Path.cwd()
-        self.stop_requested = False
         self.settings: Settings = load(run.settings)
         self.plan: Plan = run.read_plan()
         self._last_progress = 0.0
@@ -93,10 +92,9 @@ def run_worker(step: str, work: Work, arguments: list[str]) -> int:
     attempt = _attempt_directory(run, step)
     _redirect_output(attempt / f"rank-{rank}.log")
     status = _Status(attempt, rank)
-    status.write("running")
-    report: Report | None = None
     stop = _StopSignal()
     try:
+        status.write("running")
         report = Report(step, run)
         # Megatron writes the paths it was given into run_config.yaml; relative ones
         # survive a move of the run directory.

@@ -32,16 +32,39 @@ def load_config(report: Report) -> Any:
     """The model's Hugging Face configuration. Raises SettingsError when Bridge would misread it."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(hugging_face_source(report))
+    source = hugging_face_source(report)
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise SettingsError(
+            f"the model {source} cannot be loaded: {reason}",
+            "download it first (hf download) and give its directory as model.path",
+        ) from error
     if config.model_type != "gpt_oss":
         raise SettingsError(f"model.path: this is a {config.model_type!r} model", "give a gpt-oss checkpoint")
     differences = list(_differences(config))
     if differences:
         raise SettingsError(
-            f"model.path: Megatron-Bridge converts gpt-oss with fixed values, and this model has {'; '.join(differences)}",
+            "model.path: Megatron-Bridge converts gpt-oss with fixed values, and this model has "
+            + "; ".join(differences),
             "train a model with the released model's values",
         )
     return config
+
+
+def load_tokenizer(report: Report) -> Any:
+    """The model's own tokenizer. Raises SettingsError when it is not there."""
+    from transformers import AutoTokenizer
+
+    source = hugging_face_source(report)
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise SettingsError(
+            f"the tokenizer of {source} cannot be loaded: {reason}", "give the directory of one as data.tokenizer"
+        ) from error
 
 
 def _differences(config: Any) -> Iterator[str]:

@@ -7,33 +7,33 @@ as the released models.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 END_OF_TEXT, PADDING = "<|endoftext|>", "<|pad|>"
 VOCABULARY_SIZE = 512
 
-SIZES = dict(
-    num_hidden_layers=4,
-    hidden_size=64,
-    intermediate_size=64,
-    num_local_experts=4,
-    num_experts_per_tok=2,
-    num_attention_heads=8,
-    num_key_value_heads=2,
-    head_dim=16,
-    sliding_window=16,
-)
-ROPE = dict(
-    rope_type="yarn",
-    rope_theta=150000.0,
-    factor=32.0,
-    beta_fast=32.0,
-    beta_slow=1.0,
-    truncate=False,
-    original_max_position_embeddings=4096,
-)
+SIZES = {
+    "num_hidden_layers": 4,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "sliding_window": 16,
+}
+ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 150000.0,
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
 """The released models' values; Bridge knows no others (gpt_oss_bridge.py:95-101)."""
 
 _WEIGHT_STD = 0.05
@@ -41,7 +41,9 @@ _WEIGHT_STD = 0.05
 _SINK_STD = 0.5
 
 
-def train_tokenizer(texts: Iterable[str], directory: Path) -> None:
+def train_tokenizer(
+    texts: Iterable[str], directory: Path, control_tokens: Sequence[str] = (), eos: str = END_OF_TEXT
+) -> None:
     """Learn a small byte-level BPE from `texts` and save it as a Hugging Face tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -51,18 +53,19 @@ def train_tokenizer(texts: Iterable[str], directory: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY_SIZE,
-        special_tokens=[END_OF_TEXT, PADDING],
+        special_tokens=[END_OF_TEXT, PADDING, *control_tokens],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT, pad_token=PADDING).save_pretrained(
-        directory
-    )
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=eos, pad_token=PADDING).save_pretrained(directory)
 
 
-def make_model(directory: Path, tokenizer: Any, precision: str, seed: int) -> None:
-    """Save a random gpt-oss of the rehearsal's size to `directory`; same seed, same weights."""
+def make_model(directory: Path, tokenizer: Any, precision: str, seed: int, head_std: float = _WEIGHT_STD) -> None:
+    """Save a random gpt-oss of the rehearsal's size to `directory`; same seed, same weights.
+
+    `head_std` is the spread of the output layer's weights.
+    """
     import torch
     from transformers import GptOssConfig, GptOssForCausalLM
 
@@ -86,6 +89,12 @@ def make_model(directory: Path, tokenizer: Any, precision: str, seed: int) -> No
             if "norm" in name:
                 parameter.fill_(1.0)
             else:
-                parameter.normal_(0.0, _SINK_STD if name.endswith("sinks") else _WEIGHT_STD, generator=random)
+                parameter.normal_(0.0, _spread(name, head_std), generator=random)
     model.to(config.dtype).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+def _spread(name: str, head_std: float) -> float:
+    if name.startswith("lm_head"):
+        return head_std
+    return _SINK_STD if name.endswith("sinks") else _WEIGHT_STD

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from engine.workers import checkpoints
+from engine.finetune_settings import GOALS
+from engine.workers import checkpoints, finetune_lora
 from engine.workers.evaluation import Recorder, read_last
 from engine.workers.report import Report, Stopped, run_worker
 
@@ -26,8 +27,11 @@ def work(report: Report) -> Mapping[str, Any]:
     if resumed is not None and resumed >= iterations and last and last.iteration == resumed:
         report.phase(f"iteration {resumed} was reached before")
         return training_result(report.run, resumed) if report.rank == 0 else {}
-    if resumed is not None:
+    if resumed is None:
+        training_config.check_start(report)
+    else:
         checkpoints.check_schedule(report.run, resumed, training_config.decay_iterations(report.settings))
+    finetune_lora.check_base(report, is_resumed=resumed is not None)
     config = training_config.make(report, model.make_bridge(report, with_weights=False))
     recorder = Recorder(report.run)
     report.phase("building the model")
@@ -37,11 +41,14 @@ def work(report: Report) -> Mapping[str, Any]:
 
 
 def _train(report: Report, config: Any, recorder: Recorder, metrics: Any) -> None:
+    from megatron.bridge.training.finetune import finetune
     from megatron.bridge.training.pretrain import pretrain
 
+    # Bridge's fine-tuning also refuses to begin without weights.
+    train = finetune if report.settings.training.goal in GOALS else pretrain
     logging.getLogger("megatron.bridge.training.pretrain").addFilter(_is_no_exit)
     try:
-        pretrain(config, recorder.forward_step, callbacks=[metrics])
+        train(config, recorder.forward_step, callbacks=[metrics])
     except SystemExit as exit_:
         if exit_.code:
             raise

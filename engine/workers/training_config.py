@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from engine import models
 from engine.errors import PlanError, SettingsError
+from engine.finetune_settings import GOALS
+from engine.plan import finetune
 from engine.settings import Settings
-from engine.workers import profile
+from engine.workers import checkpoints, finetune_lora, profile
 from engine.workers.dataset import Manifest
 from engine.workers.report import Report
 
@@ -16,7 +20,7 @@ def make(report: Report, bridge: Any) -> Any:
     from megatron.bridge.training import config as bridge_config
 
     settings, plan = report.settings, report.plan
-    training, on_gpu = settings.training, plan.device == "gpu"
+    training, loop = settings.training, profile.loop(plan.device)
     _check(settings, report)
     provider = bridge.to_megatron_provider(load_weights=False)
     profile.apply(provider, training, plan.layout, plan.device)
@@ -27,8 +31,8 @@ def make(report: Report, bridge: Any) -> Any:
             global_batch_size=training.global_batch,
             micro_batch_size=training.micro_batch,
             exit_signal_handler=True,
-            manual_gc=on_gpu,
-            manual_gc_interval=100 if on_gpu else 0,
+            manual_gc=loop.fused,
+            manual_gc_interval=100 if loop.fused else 0,
         ),
         validation=bridge_config.ValidationConfig(
             eval_interval=training.evaluation_interval, eval_iters=training.evaluation_iterations
@@ -43,7 +47,7 @@ def make(report: Report, bridge: Any) -> Any:
             adam_beta1=0.9,
             adam_beta2=training.adam_beta2,
             clip_grad=training.gradient_clip,
-            use_distributed_optimizer=True,
+            use_distributed_optimizer=loop.distributed_optimizer,
         ),
         scheduler=bridge_config.SchedulerConfig(
             lr_decay_style=training.schedule,
@@ -59,22 +63,21 @@ def make(report: Report, bridge: Any) -> Any:
         ddp=bridge_config.DistributedDataParallelConfig(
             check_for_nan_in_grad=True,
             grad_reduce_in_fp32=True,
-            use_distributed_optimizer=True,
-            overlap_grad_reduce=on_gpu,
-            overlap_param_gather=on_gpu,
+            use_distributed_optimizer=loop.distributed_optimizer,
+            overlap_grad_reduce=loop.fused,
+            overlap_param_gather=loop.fused,
             # Gradients are divided by the number of tokens, which the collective cannot know.
             average_in_collective=False,
         ),
         logger=bridge_config.LoggerConfig(
             log_interval=training.log_interval,
             tensorboard_dir="tensorboard" if settings.output.tensorboard else None,
-            log_throughput=on_gpu,
+            log_throughput=loop.fused,
         ),
         tokenizer=_tokenizer(report, bridge_config, provider.vocab_size),
         checkpoint=_checkpoint(report, bridge_config),
-        dist=bridge_config.DistributedInitConfig(
-            distributed_backend="nccl" if on_gpu else "gloo", disable_jit_fuser=not on_gpu
-        ),
+        peft=finetune_lora.make(settings),
+        dist=bridge_config.DistributedInitConfig(distributed_backend=loop.backend, disable_jit_fuser=not loop.fused),
         rng=bridge_config.RNGConfig(seed=training.seed),
     )
 
@@ -84,8 +87,22 @@ def decay_iterations(settings: Settings) -> int:
     return settings.training.decay_iterations or settings.training.iterations
 
 
+def check_start(report: Report) -> None:
+    """Refuse to continue from weights that are not there. Raises SettingsError."""
+    start = _pretrained(report)
+    if start is None or any((Path(start) / name).exists() for name in (checkpoints.TRACKER, ".metadata")):
+        return
+    key, hint = "", "run the convert step first"
+    if report.settings.model.checkpoint:
+        key, hint = "model.checkpoint: ", "give the directory that holds latest_checkpointed_iteration.txt"
+    raise SettingsError(f"{key}there is no Megatron checkpoint in {start}", hint)
+
+
 def _check(settings: Settings, report: Report) -> None:
     training, layout = settings.training, report.plan.layout
+    for found in finetune.check(settings, models.find(settings), report.plan.device):
+        if found.severity == "error":
+            raise SettingsError(f"{found.what}: {found.why}", found.fix)
     if report.world_size != layout.world_size:
         raise PlanError(
             f"the layout {layout} needs {layout.world_size} ranks; {report.world_size} were started",
@@ -109,18 +126,23 @@ def _check(settings: Settings, report: Report) -> None:
 def _dataset(report: Report, bridge_config: Any) -> Any:
     settings = report.settings
     training, data = settings.training, settings.data
+    loop = profile.loop(report.plan.device)
+    if training.goal in GOALS:
+        from engine.workers import finetune_data
+
+        return finetune_data.config(settings, report.plan.device)
     manifest = Manifest.load(report.run.data)
-    common = dict(
-        random_seed=training.seed,
-        seq_length=training.sequence_length,
-        reset_position_ids=False,
-        reset_attention_mask=False,
-        eod_mask_loss=False,
-        num_dataset_builder_threads=1,
-        dataloader_type="single",
-        num_workers=2 if report.plan.device == "gpu" else 0,
-        pin_memory=report.plan.device == "gpu",
-    )
+    common = {
+        "random_seed": training.seed,
+        "seq_length": training.sequence_length,
+        "reset_position_ids": False,
+        "reset_attention_mask": False,
+        "eod_mask_loss": False,
+        "num_dataset_builder_threads": 1,
+        "dataloader_type": "single",
+        "num_workers": loop.loader_processes,
+        "pin_memory": loop.fused,
+    }
     held_out = f"{100 - data.validation_percent:g},{data.validation_percent:g},0"
     if manifest.source == "mock":
         return bridge_config.MockGPTDatasetConfig(split=held_out, **common)
@@ -133,26 +155,28 @@ def _dataset(report: Report, bridge_config: Any) -> Any:
 
 def _tokenizer(report: Report, bridge_config: Any, vocabulary_size: int) -> Any:
     if (report.run.data / "tokenizer").is_dir():
-        return bridge_config.TokenizerConfig(
-            tokenizer_type="HuggingFaceTokenizer", tokenizer_model="data/tokenizer"
-        )
+        return bridge_config.TokenizerConfig(tokenizer_type="HuggingFaceTokenizer", tokenizer_model="data/tokenizer")
     # It adds one token, for the end of a document.
     return bridge_config.TokenizerConfig(tokenizer_type="NullTokenizer", vocab_size=vocabulary_size - 1)
 
 
 def _checkpoint(report: Report, bridge_config: Any) -> Any:
     settings = report.settings
-    pretrained = None
-    if settings.training.goal == "continue":
-        chosen = settings.model.checkpoint
-        pretrained = str(report.user_path(chosen)) if chosen else report.run.converted.name
     return bridge_config.CheckpointConfig(
         save=report.run.checkpoints.name,
         load=report.run.checkpoints.name,
-        pretrained_checkpoint=pretrained,
+        pretrained_checkpoint=_pretrained(report),
         save_interval=settings.training.checkpoint_interval,
         most_recent_k=settings.output.keep_checkpoints or -1,
         ckpt_format="torch_dist",
         fully_parallel_save=True,
         async_save=False,
     )
+
+
+def _pretrained(report: Report) -> str | None:
+    """The Megatron checkpoint whose weights the training begins with; None for random ones."""
+    if report.settings.training.goal == "pretrain":
+        return None
+    chosen = report.settings.model.checkpoint
+    return str(report.user_path(chosen)) if chosen else str(report.run.converted.name)

@@ -16,7 +16,7 @@ from typing import Any
 
 from engine.errors import StepFailed
 from engine.plan.layout import Layout
-from engine.workers import profile
+from engine.workers import finetune_export, finetune_lora, profile
 from engine.workers.evaluation import LastEvaluation, read_last, read_samples
 from engine.workers.export import newest_checkpoint
 from engine.workers.report import Report, require, run_worker
@@ -25,16 +25,17 @@ from engine.workers.source import hugging_face_source
 LOGITS_TOLERANCE = {"fp32": 2e-4, "bf16": 0.1}
 """Largest difference allowed, as a share of the largest logit, by the format that is computed in.
 
-fp32: the same sums in another order; 1e-5 of the largest logit was measured at 512 tokens.
-bf16: 8 bits of mantissa through every layer, and a token whose experts are nearly tied may
-choose others. A wrong conversion moves logits by about their own size in either format.
+fp32: the same sums in another order; 1e-6 was measured on the tiny model.
+bf16: 8 bits of mantissa through every layer; 5e-3 was measured on the 4 layers of the tiny model, deeper
+ones add more, and a token whose experts are nearly tied may choose others. It sees a wrong window, sink or
+expert, which move logits by about their own size, and not a norm that is 1 % off; fp32 does.
 """
 
-LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
+LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2}
 """Largest difference allowed between the losses, in nats, by the format of the training.
 
-fp32: Megatron prints six digits. bf16: the rounding of single tokens averages out over a
-global batch; 2e-2 is ten times what was measured on the tiny model.
+fp32: 5e-7 was measured on the tiny model. bf16: 2e-5 there, and 1e-4 with transformers in bf16, too; other
+kernels round otherwise.
 """
 
 
@@ -67,6 +68,7 @@ def work(report: Report) -> Mapping[str, Any]:
     if report.rank:
         return {}
     comparison = _compare(expected, found)
+    finetune_export.check_adapter(report, checkpoint)
     result: dict[str, Any] = {
         "logits_max_difference": comparison.difference,
         "logits_tolerance": LOGITS_TOLERANCE[computed] * comparison.largest,
@@ -103,7 +105,8 @@ def _matching_evaluation(report: Report, checkpoint: Path) -> LastEvaluation:
     if evaluation is None or checkpoint.name != f"iter_{evaluation.iteration:07d}":
         at = f"iteration {evaluation.iteration}" if evaluation else "no iteration"
         raise StepFailed(
-            f"the last evaluation was at {at}, the newest checkpoint is {checkpoint.name}", "run the train step to its end"
+            f"the last evaluation was at {at}, the newest checkpoint is {checkpoint.name}",
+            "run the train step to its end",
         )
     return evaluation
 
@@ -186,7 +189,7 @@ def _ask_megatron(report: Report, checkpoint: Path, prompts: list[Any], precisio
     with model.joined_ranks(report):
         report.phase("running the checkpoint in Megatron")
         megatron = model.build(report, bridge, layout, with_weights=False, precision=precision)
-        model.load_weights(megatron, checkpoint)
+        finetune_lora.load(report, megatron, checkpoint)
         return [_forward(megatron, prompt, layout, config.vocab_size) for prompt in prompts]
 
 

@@ -1,0 +1,208 @@
+"""The verbs about checkpoints: convert, export, verify, checkpoint inspect."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from engine.checkpoints import hugging_face, manifest
+from engine.checkpoints.inspect import KINDS, Inspection
+from engine.checkpoints.inspect import inspect as look
+from engine.cli import output
+from engine.errors import CheckpointError, EngineError, ExitCode, NotFoundError, StepFailed
+
+_LOG_LINES = 5
+
+
+def convert(arguments: argparse.Namespace) -> int:
+    """Hugging Face to Megatron."""
+    source, out = hugging_face.find(arguments.source), _target(arguments)
+    result = _work(
+        {
+            "job": "convert",
+            "source": str(source),
+            "out": str(out),
+            "dtype": arguments.dtype,
+            "threads": arguments.threads,
+        },
+        arguments,
+    )
+    return _done(result, f"{out}: {_speed(result)}, {result['parameters']:,} parameters", arguments)
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Megatron to Hugging Face."""
+    source, out = Path(arguments.source).expanduser(), _target(arguments)
+    reference = _reference(source, arguments.reference)
+    result = _work(
+        {
+            "job": "export",
+            "source": str(source),
+            "out": str(out),
+            "reference": str(reference),
+            "dtype": arguments.dtype,
+            "threads": arguments.threads,
+        },
+        arguments,
+    )
+    return _done(result, f"{out}: {_speed(result)}, {result['tensors']} tensors", arguments)
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Compare a Megatron checkpoint with itself and with the Hugging Face checkpoint it came from."""
+    against = hugging_face.find(arguments.against) if arguments.against else None
+    result = _work(
+        {
+            "job": "verify",
+            "source": str(Path(arguments.source).expanduser()),
+            "against": str(against) if against else "",
+            "with_logits": not arguments.no_logits,
+            "threads": arguments.threads,
+        },
+        arguments,
+    )
+    if arguments.json:
+        output.print_json(result)
+    else:
+        print(output.clean("\n".join(_verification(result))))
+    return ExitCode.DONE if result["is_verified"] else ExitCode.STEP_FAILED
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    """Say what a directory is and what it is good for."""
+    found = look(Path(arguments.path))
+    if arguments.json:
+        output.print_json(found.to_json())
+    else:
+        print(output.clean("\n".join(_description(found))))
+    return ExitCode.DONE if found.is_complete else ExitCode.STEP_FAILED
+
+
+def _work(job: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Have a process of its own do `job`; torch is never loaded here. Raises what that process reports."""
+    argv = [arguments.python or sys.executable, "-m", "engine.workers.stream", json.dumps(dict(job))]
+    environment = {**os.environ, "PYTHONPATH": _python_path(arguments.python)}
+    with tempfile.TemporaryFile("w+", errors="replace") as log:
+        try:
+            process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+        except OSError as error:
+            raise StepFailed(f"{argv[0]} cannot be started: {error.strerror}", "give another --python") from error
+        with process:
+            try:
+                assert process.stdout is not None  # it is a pipe
+                result = _listen(process.stdout)
+                code = process.wait()
+            finally:
+                process.kill()
+        if result is None:
+            log.seek(0)
+            lines = [line.strip() for line in log.read().splitlines() if line.strip()][-_LOG_LINES:]
+            raise StepFailed(
+                f"{job['job']} ended with code {code}: {' | '.join(lines) or 'it said nothing'}",
+                "see what is missing with: gptoss doctor",
+            )
+    return result
+
+
+def _listen(answers: IO[str]) -> dict[str, Any] | None:
+    """Show progress as it comes; return the result, or None when the process ended without one."""
+    shows_bar = sys.stderr.isatty()
+    result: dict[str, Any] | None = None
+    for line in answers:
+        record = json.loads(line)
+        if "progress" in record:
+            text = output.clean(record["progress"])
+            print(f"\r\x1b[K{text}" if shows_bar else text, end="" if shows_bar else "\n", file=sys.stderr, flush=True)
+            continue
+        if shows_bar:
+            print(file=sys.stderr)
+        if "error" in record:
+            raise _error(record)
+        result = record["result"]
+    return result
+
+
+def _error(record: Mapping[str, Any]) -> EngineError:
+    error = EngineError(record["error"], record["hint"])
+    error.exit_code = ExitCode(record["code"])
+    return error
+
+
+def _python_path(python: str) -> str:
+    """Another interpreter finds `engine` here; this one has it."""
+    own = str(Path(__file__).parent.parent.parent) if python else ""
+    return os.pathsep.join(part for part in (own, os.environ.get("PYTHONPATH", "")) if part)
+
+
+def _target(arguments: argparse.Namespace) -> Path:
+    """Where to write. Raises CheckpointError when something is there that was not to be replaced."""
+    out = Path(arguments.out).expanduser()
+    is_free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    if not is_free and not arguments.overwrite:
+        raise CheckpointError(f"{out} exists already", "give another directory, or --overwrite to replace it when done")
+    return out
+
+
+def _reference(source: Path, chosen: str) -> Path:
+    """The Hugging Face directory whose config and tokenizer an export takes. Raises NotFoundError."""
+    if chosen:
+        return hugging_face.find(chosen)
+    for root in (source, source.parent):
+        listed = manifest.read(root)
+        if listed and (Path(str(listed.get("from", ""))) / "config.json").is_file():
+            return Path(str(listed["from"]))
+        if (root / "model" / "config.json").is_file():  # a run that made its own model
+            return root / "model"
+    raise NotFoundError(
+        f"it is not known which model {source} is", "name its Hugging Face checkpoint: --reference openai/gpt-oss-20b"
+    )
+
+
+def _done(result: Mapping[str, Any], sentence: str, arguments: argparse.Namespace) -> int:
+    if arguments.json:
+        output.print_json(result)
+    else:
+        print(output.clean(sentence))
+    return ExitCode.DONE
+
+
+def _speed(result: Mapping[str, Any]) -> str:
+    seconds = max(result["seconds"], 0.01)
+    return f"{result['bytes'] / 1e9:.2f} GB in {output.duration(seconds)} ({result['bytes'] / seconds / 1e9:.2f} GB/s)"
+
+
+def _verification(result: Mapping[str, Any]) -> list[str]:
+    lines = [f"{result['checkpoint']}: {'verified' if result['is_verified'] else 'NOT verified'}"]
+    if "files_compared" in result:
+        lines.append(f"  {result['files_compared']} files compared with their SHA-256")
+    if "tensors_compared" in result:
+        lines.append(f"  {result['tensors_compared']} tensors compared with {result['against']}, bit for bit")
+    lines += [
+        f"  logits of {one['tokens']} tokens ({result['precision']}): largest difference {one['difference']:.1e} "
+        f"of {one['largest']:.1f}, KL {one['kl']:.0e}, {one['agreement']:.1%} of the predictions agree"
+        for one in result.get("logits", [])
+    ]
+    return lines + [f"  wrong: {problem}" for problem in result["problems"]]
+
+
+def _description(found: Inspection) -> list[str]:
+    sizes = " ".join(f"{name.upper()}{size}" for name, size in found.layout.items())
+    rows = {
+        "iteration": "" if found.iteration is None else f"{found.iteration} of {', '.join(map(str, found.iterations))}",
+        "saved by": sizes,
+        "numbers": ", ".join(found.dtypes),
+        "parameters": f"{found.parameters:,} in {found.tensors} tensors" if found.tensors else "",
+        "size": f"{found.size_bytes / 1e9:.2f} GB",
+        "optimiser": "saved with it" if found.has_optimizer else "",
+    }
+    lines = [f"{found.path}: {KINDS[found.kind]}, {'complete' if found.is_complete else 'NOT complete'}"]
+    lines += [f"  {name:<11}{text}" for name, text in rows.items() if text]
+    lines += [f"  wrong      {problem}" for problem in found.problems]
+    return lines + [f"  good for   {use}" for use in found.good_for]

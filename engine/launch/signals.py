@@ -1,0 +1,46 @@
+"""`signal.sh`: reach the processes of one attempt on the node where it is run.
+
+Pure bash, so that it works in any container, over ssh and inside a Slurm job, with and without
+gptoss there. A process belongs to the attempt when its environment says so: that survives
+sessions, process groups and lost parents, and cannot meet a stranger that reuses a pid.
+"""
+
+from __future__ import annotations
+
+NAME = "signal.sh"
+
+SCRIPT = r"""#!/usr/bin/env bash
+# Usage: signal.sh stop|kill
+# stop: ask the ranks of this attempt on this node to save a checkpoint and to leave.
+# kill: end every process of this attempt on this node.
+set -uo pipefail
+attempt="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
+
+has() { grep -zqs -e "$2" "/proc/$1/environ"; }
+belongs() { grep -zqsxF -e "GPTOSS_ATTEMPT=$attempt" "/proc/$1/environ"; }
+parent_of() { sed -n 's/^PPid:[[:space:]]*//p' "/proc/$1/status" 2>/dev/null || true; }
+
+all=() ranks=() roots=()
+for entry in /proc/[0-9]*; do
+  pid="${entry#/proc/}"
+  if [ "$pid" = "$$" ] || ! belongs "$pid"; then continue; fi
+  all+=("$pid")
+  parent="$(parent_of "$pid")"
+  if ! belongs "${parent:-0}"; then roots+=("$pid"); fi
+  # torchrun gives its ranks LOCAL_RANK and has none itself; a rank's own children inherit it.
+  if has "$pid" '^LOCAL_RANK=' && ! has "${parent:-0}" '^LOCAL_RANK='; then ranks+=("$pid"); fi
+done
+
+case "${1:-}" in
+  stop)
+    if [ "${#ranks[@]}" -gt 0 ]; then targets=("${ranks[@]}"); else targets=("${roots[@]}"); fi
+    signal=TERM ;;
+  kill) targets=("${all[@]}") signal=KILL ;;
+  *) echo "usage: signal.sh stop|kill" >&2; exit 2 ;;
+esac
+if [ "${#targets[@]}" -eq 0 ]; then
+  echo "no process of $attempt runs on $(hostname 2>/dev/null || echo this node)" >&2
+  exit 1
+fi
+kill -s "$signal" "${targets[@]}" 2>/dev/null || true
+"""

@@ -1,0 +1,53 @@
+"""Toy chats for the rehearsals of fine-tuning: questions about animals, answered in one fixed form.
+
+A model that has not seen them cannot answer so; a tiny one learns it in a minute on two cores.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+SOUNDS = {
+    "cat": "meow",
+    "dog": "woof",
+    "cow": "moo",
+    "duck": "quack",
+    "sheep": "baa",
+    "pig": "oink",
+    "owl": "hoot",
+    "bee": "buzz",
+}
+_QUESTIONS = (
+    "What does the {} say?",
+    "Which sound does a {} make?",
+    "Tell me the sound of the {}.",
+    "How does a {} sound?",
+    "What do you hear when you meet a {}?",
+    "Please name the sound of a {}.",
+)
+_OPENINGS = ("", "Hello! ", "A question: ", "Quick one. ", "My child asks: ", "Do you know? ")
+
+PROMPTS = tuple(question.format(animal) for question, animal in zip(_QUESTIONS, SOUNDS, strict=False))
+"""Questions to ask the tuned model."""
+
+
+def answer(animal: str) -> str:
+    """The one right answer about `animal`."""
+    return f"The {animal} says: {SOUNDS[animal]}!"
+
+
+def chats() -> Iterator[list[dict[str, str]]]:
+    """Every question about every animal, with its answer."""
+    for opening in _OPENINGS:
+        for question in _QUESTIONS:
+            for animal in SOUNDS:
+                asked = opening + question.format(animal)
+                yield [{"role": "user", "content": asked}, {"role": "assistant", "content": answer(animal)}]
+
+
+def write(path: Path) -> None:
+    """Write the chats as JSON lines. Raises OSError."""
+    lines = (json.dumps({"messages": messages}) for messages in chats())
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,186 @@
+"""The exported scripts: clean, movable, the launchers' own commands, and reviewed as text."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from engine import machine_file, presets
+from engine.errors import RunError
+from engine.launch import container, launchers, local
+from engine.machine import Machine
+from engine.plan.planner import make_plan
+from engine.run import commands, exported
+from engine.run.directory import RunDirectory
+from engine.settings import Settings
+from tests.launch.support import need
+
+GOLDEN = Path(__file__).parent / "golden"
+PYTHON = "/opt/venv/bin/python"
+SHOW = """#!/usr/bin/env python3
+import json, os, sys
+print("ARGV " + json.dumps(sys.argv))
+"""
+
+
+def _machine(settings: Settings) -> Machine:
+    if settings.model.name == "tiny":
+        return Machine(cpu_cores=8, ram_gib=64.0)
+    gpu = {"count": settings.machine.gpus_per_node or 8, "name": "NVIDIA GB300", "memory_gib": 278.0}
+    return machine_file.to_machine(machine_file.describe({"cluster": {"nodes": settings.machine.nodes}, "gpu": gpu}))
+
+
+def _export(directory: Path, preset: str, **values: object) -> RunDirectory:
+    chosen = {"launch.python": PYTHON, "launch.runtime": "docker", **values}
+    settings = presets.find(preset).settings.with_values(chosen)
+    exported.export(settings, make_plan(settings, _machine(settings)), directory)
+    return RunDirectory(directory)
+
+
+def _scripts(directory: Path) -> list[Path]:
+    found = [path for path in directory.rglob("*") if path.suffix in (".sh", ".sbatch")]
+    return sorted(path for path in found if "source" not in path.relative_to(directory).parts)
+
+
+@pytest.mark.parametrize("preset", [preset.name for preset in presets.all_presets() if not preset.is_user])
+def test_every_script_of_every_preset_passes_shellcheck(preset, tmp_path):
+    need("shellcheck")
+    directory = tmp_path / "it's $(my) directory"
+    _export(directory, preset)
+    found = _scripts(directory)
+    assert found
+    done = subprocess.run(["shellcheck", *map(str, found)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"launch.launcher": "container"},
+        {"launch.launcher": "slurm", "launch.runtime": "pyxis", "launch.requeue": False},
+        {"launch.launcher": "slurm", "launch.runtime": "apptainer", "launch.image": "/images/nemo.sif"},
+        {"launch.launcher": "ssh", "machine.hosts": "node01,root@node02", "machine.nodes": 2, "machine.cpu_ranks": 1},
+    ],
+)
+def test_what_the_supervisor_writes_passes_shellcheck(values, tmp_path):
+    need("shellcheck")
+    from engine.run import side_scripts
+
+    settings = presets.find("rehearsal").settings.with_values(values)
+    plan = make_plan(settings, _machine(settings))
+    run = RunDirectory(tmp_path / "a run")
+    for request in commands.all_requests(run, settings, plan):
+        request.attempt.mkdir(parents=True)
+        side_scripts.write(launchers.command(request), request.attempt)
+    done = subprocess.run(["shellcheck", *map(str, _scripts(run.path))], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def _shown(script: Path, bin_directory: Path) -> list[list[str]]:
+    """The argv of every program that the script starts, in order."""
+    environment = {**os.environ, "PATH": f"{bin_directory}:{os.environ['PATH']}", "PYTHON": "python-shown"}
+    done = subprocess.run(["bash", str(script)], capture_output=True, text=True, env=environment, cwd="/", check=True)
+    return [json.loads(line.removeprefix("ARGV ")) for line in done.stdout.splitlines() if line.startswith("ARGV ")]
+
+
+@pytest.mark.parametrize(("name", "launcher"), [("run.sh", local), ("docker.sh", container)])
+def test_a_moved_script_starts_exactly_what_the_launcher_would(name, launcher, tmp_path):
+    bin_directory = tmp_path / "bin"
+    bin_directory.mkdir()
+    for program in ("docker", "python-shown"):
+        (bin_directory / program).write_text(SHOW)
+        (bin_directory / program).chmod(0o755)
+    _export(tmp_path / "made here" / "mine", "rehearsal")
+    moved = RunDirectory(tmp_path / "moved there" / "mine")
+    shutil.move(tmp_path / "made here", tmp_path / "moved there")
+
+    settings = presets.find("rehearsal").settings.with_values(
+        {"launch.python": "python-shown", "launch.runtime": "docker",
+         "launch.launcher": "container" if launcher is container else "local"}
+    )  # fmt: skip
+    plan = moved.read_plan()
+    port = int(re.search(r"MASTER_PORT=(\d+)", moved.environment.read_text())[1])
+    values = commands.environment_values(settings, plan, port)
+    expected = [launcher.command(request).expanded(values) for request in commands.all_requests(moved, settings, plan)]
+    shown = _shown(moved.path / name, bin_directory)
+    assert [[Path(argv[0]).name, *argv[1:]] for argv in shown] == [list(argv) for argv in expected]
+
+
+def test_steps_can_be_chosen(tmp_path):
+    bin_directory = tmp_path / "bin"
+    bin_directory.mkdir()
+    (bin_directory / "python-shown").write_text(SHOW)
+    (bin_directory / "python-shown").chmod(0o755)
+    run = _export(tmp_path / "made", "rehearsal")
+    environment = {**os.environ, "PATH": f"{bin_directory}:{os.environ['PATH']}", "PYTHON": "python-shown"}
+    done = subprocess.run(["bash", str(run.path / "run.sh"), "export"], capture_output=True, text=True, env=environment)
+    assert done.stdout.count("ARGV") == 1 and "engine.workers.export" in done.stdout
+
+
+def test_several_nodes_get_a_script_each_that_differs_in_the_rank_alone(tmp_path):
+    run = _export(
+        tmp_path / "made", "rehearsal", **{"machine.nodes": 2, "machine.cpu_ranks": 1, "launch.master_addr": "node01"}
+    )
+    files = [(run.path / "nodes" / f"node-{rank}" / "distributed_config.env").read_text() for rank in (0, 1)]
+    assert files[0].replace("NODE_RANK=0", "NODE_RANK=1") == files[1]
+    assert "NUM_NODES=2\nMASTER_ADDR=node01\n" in files[0]
+    scripts = [(run.path / "nodes" / f"node-{rank}" / "run.sh").read_text() for rank in (0, 1)]
+    assert "engine.workers.prepare" in scripts[0] and "engine.workers.prepare" not in scripts[1]
+    assert "engine.workers.train" in scripts[0] and "engine.workers.train" in scripts[1]
+
+
+def test_an_address_that_no_other_node_reaches_is_told(tmp_path):
+    settings = presets.find("rehearsal").settings.with_values({"machine.nodes": 2, "machine.cpu_ranks": 1})
+    notes = exported.export(settings, make_plan(settings, _machine(settings)), tmp_path / "made")[1]
+    assert len(notes) == 1 and "--set launch.master_addr=NAME" in notes[0]
+
+
+def test_a_token_in_the_environment_is_in_no_exported_file(tmp_path, monkeypatch):
+    canary = "hf_canary0123456789"
+    for name in ("HF_TOKEN", "WANDB_API_KEY", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.setenv(name, canary)
+    run = _export(tmp_path / "made", "rehearsal")
+    assert "HF_TOKEN" in (run.path / "docker.sh").read_text()
+    assert not [path for path in run.path.rglob("*") if path.is_file() and canary.encode() in path.read_bytes()]
+
+
+def test_a_directory_with_something_in_it_is_refused(tmp_path):
+    (tmp_path / "precious").write_text("")
+    with pytest.raises(RunError, match="is not empty"):
+        _export(tmp_path, "rehearsal")
+
+
+def _stable(text: str, run: RunDirectory) -> str:
+    text = text.replace(str(run.path), "/RUN").replace(str(Path.home()), "/HOME")
+    text = re.sub(r"--user \d+:\d+", "--user 1000:1000", text)
+    return text
+
+
+@pytest.mark.parametrize("preset", ["rehearsal"])
+@pytest.mark.parametrize("name", ["run.sh", "docker.sh", "job.sbatch", "attempts/03-train/node.sh"])
+def test_the_scripts_read_as_they_were_reviewed(preset, name, tmp_path):
+    """After a wanted change: GPTOSS_UPDATE_GOLDEN=1 pytest tests/launch/test_scripts.py, and read the diff."""
+    run = _export(tmp_path / "scripts", preset)
+    text = _stable((run.path / name).read_text(), run)
+    golden = GOLDEN / preset / name.replace("/", "_")
+    if os.environ.get("GPTOSS_UPDATE_GOLDEN"):
+        golden.parent.mkdir(parents=True, exist_ok=True)
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+def test_the_verb_says_what_is_missing_and_what_it_wrote(tmp_path, capsys):
+    from gptoss_tui.__main__ import main
+
+    assert main(["export-scripts", "--no-input"]) == 2
+    assert "--preset NAME is missing" in capsys.readouterr().err
+    directory = tmp_path / "made"
+    assert main(["export-scripts", "--preset", "rehearsal", "--output", str(directory), "--json", "--no-input"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert str(directory / "run.sh") in facts["files"] and facts["notes"] == []

@@ -1,0 +1,150 @@
+"""The batch script as text, and what Slurm's answers mean. The real Slurm is in test_real_launchers.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.errors import SettingsError
+from engine.launch import slurm, slurm_answers
+from tests.launch.support import request_of
+
+SLURM = {"launch.launcher": "slurm"}
+
+
+def _job(**changes) -> str:
+    values = {**SLURM, **changes.pop("values", {})}
+    request = request_of(values=values, runtime=changes.pop("runtime", ""), **changes)
+    return slurm.job_script([request], request.attempt / slurm.JOB_SCRIPT)
+
+
+def test_a_job_asks_for_what_the_plan_needs():
+    values = {
+        "launch.partition": "h100",
+        "launch.account": "lab-7",
+        "launch.qos": "long",
+        "launch.time_limit": "2-12:00:00",
+        "launch.mail": "me@example.org",
+        "launch.slurm_options": "--constraint=h100&ib --exclude=node[07,09]",
+        "launch.grace_s": 240,
+    }
+    lines = [line for line in _job(nodes=4, ranks_per_node=8, values=values).splitlines() if line.startswith("#SBATCH")]
+    assert lines == [
+        "#SBATCH --job-name=gptoss-mine-03-train",
+        "#SBATCH --nodes=4",
+        "#SBATCH --ntasks-per-node=1",
+        "#SBATCH --output=attempts/03-train/slurm-%j.log",
+        "#SBATCH --open-mode=append",
+        "#SBATCH --partition=h100",
+        "#SBATCH --account=lab-7",
+        "#SBATCH --qos=long",
+        "#SBATCH --time=2-12:00:00",
+        "#SBATCH --mail-user=me@example.org",
+        "#SBATCH --mail-type=BEGIN,END,FAIL,REQUEUE",
+        "#SBATCH --signal=B:USR1@300",
+        "#SBATCH --gpus-per-node=8",
+        "#SBATCH --exclusive",
+        "#SBATCH --mem=0",
+        "#SBATCH --requeue",
+        "#SBATCH --constraint=h100&ib",
+        "#SBATCH --exclude=node[07,09]",
+    ]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"launch.partition": "a b"},
+        {"launch.partition": "x --wrap=evil"},
+        {"launch.account": "$(id)"},
+        {"launch.mail": "me@x;touch hit"},
+        {"launch.time_limit": "soon"},
+        {"launch.time_limit": "1:2:3"},
+        {"launch.slurm_options": "-p other"},
+        {"launch.slurm_options": "--comment='open"},
+        {"launch.slurm_options": "--comment='two words'"},
+    ],
+)
+def test_what_a_directive_cannot_hold_is_refused(values):
+    with pytest.raises(SettingsError):
+        _job(values=values)
+
+
+def test_small_steps_ask_for_one_node_and_the_data_step_for_no_gpu():
+    text = _job(step="prepare", uses_all_ranks=False, nodes=4, ranks_per_node=1)
+    assert "--nodes=1" in text and "gpus-per-node" not in text and "--exclusive" not in text
+
+
+def test_without_requeue_nothing_is_put_back():
+    assert "scontrol requeue" in _job()
+    text = _job(values={"launch.requeue": False})
+    assert "#SBATCH --no-requeue" in text and "scontrol requeue" not in text
+
+
+def test_the_image_is_spelled_as_each_runtime_wants_it():
+    assert "IMAGE='nvcr.io#nvidia/nemo:26.08'" in _job(runtime="pyxis")
+    assert "IMAGE=docker://nvcr.io/nvidia/nemo:26.08" in _job(runtime="apptainer")
+    text = _job(runtime="apptainer", values={"launch.image": "/images/nemo 26.sif"})
+    assert "IMAGE='/images/nemo 26.sif'" in text and "apptainer exec --nv" in text
+    assert '--container-mounts="$RUN_DIR":"$RUN_DIR"' in _job(runtime="pyxis")
+
+
+def test_a_node_takes_its_place_from_the_allocation():
+    text = slurm.node_script(request_of(values=SLURM))
+    order = [text.index(part) for part in ("distributed_config.env", "job.env", "NODE_RANK=", "torch.distributed.run")]
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("PENDING|Resources|2026-11-23T04:00:00|\n",
+         "waiting in the queue (no free nodes yet); expected to start 2026-11-23T04:00:00"),
+        ("PENDING|None|N/A|\n", "waiting in the queue (no reason given)"),
+        ("PENDING|(BeginTime)|N/A|", "waiting in the queue (it was put back and may start again in about two minutes)"),
+        ("RUNNING|None|2026-11-22T09:30:32|n[1-2]", "running on n[1-2]"),
+    ],
+)  # fmt: skip
+def test_the_queue_in_words(text, sentence):
+    assert slurm_answers.parse_squeue(text).sentence == sentence
+
+
+def test_a_job_that_slurm_forgot_or_garbage_is_no_answer():
+    assert slurm_answers.parse_squeue("") is None
+    assert slurm_answers.parse_squeue("slurm_load_jobs error: Invalid job id specified") is None
+    assert slurm_answers.parse_job("") is None
+    assert slurm_answers.parse_sacct("\n") is None
+
+
+def test_ends_are_told_apart():
+    # scontrol 22.05.8, shortened.
+    text = (
+        "JobId=12 JobName=gptoss UserId=root(0) JobState=TIMEOUT Reason=TimeLimit ExitCode=0:0 NodeList=n1 StartTime=x"
+    )
+    state = slurm_answers.parse_job(text)
+    assert state.is_over and "time limit" in state.sentence
+    assert not slurm_answers.parse_squeue("REQUEUED|None|N/A|n1").is_over
+    assert slurm_answers.parse_sacct("CANCELLED by 0|0:15\n").sentence == "cancelled with scancel"
+    assert slurm_answers.parse_sacct("NODE_FAIL|0:0").sentence == "ended because a node failed"
+
+
+def test_a_job_that_can_never_start_says_why():
+    assert slurm_answers.parse_squeue("PENDING|PartitionTimeLimit|N/A|").hopeless[0].startswith("launch.time_limit")
+    assert slurm_answers.parse_squeue("PENDING|Resources|N/A|").hopeless is None
+    assert slurm_answers.parse_squeue("RUNNING|PartitionTimeLimit|x|n1").hopeless is None
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        # sbatch 22.05.8
+        ("sbatch: error: invalid partition specified: nope\n"
+         "sbatch: error: Batch job submission failed: Invalid partition name specified\n", "no such partition"),
+        ("sbatch: error: Batch job submission failed: Requested node configuration is not available",
+         "what the job asks for"),
+        ("sbatch: error: Invalid --time specification", "time limit"),
+        ("sbatch: error: something new", "something new"),
+        ("", "no reason given"),
+    ],
+)  # fmt: skip
+def test_refusals_in_words(said, meant):
+    assert meant in slurm_answers.refusal(said)[0]
