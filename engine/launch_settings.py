@@ -140,7 +140,7 @@ class LaunchSettings:
     )
     restarts: int = option(
         2,
-        help="How often a failed training step is started again from its last checkpoint.",
+        help="How often a failed step is started again; training goes on from its last checkpoint.",
         why="Nodes fail; bad settings fail every time, so the number is capped.",
         minimum=0,
         maximum=100,

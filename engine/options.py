@@ -54,9 +54,9 @@ class Option:
         if self.choices:
             return "one of " + ", ".join(self.choices)
         if self.minimum is not None and self.maximum is not None:
-            return f"{self.minimum:g} to {self.maximum:g}"
+            return f"{_plain(self.minimum)} to {_plain(self.maximum)}"
         if self.minimum is not None:
-            return f"{self.minimum:g} or more"
+            return f"{_plain(self.minimum)} or more"
         return _TYPE_NAMES[self.kind]
 
 
@@ -163,6 +163,11 @@ def _check_text(option: Option, value: str) -> str | Problem:
     if option.choices and value not in option.choices:
         return _problem(option, value, suggest(value, list(option.choices)) or f"give {option.range_text}")
     return value
+
+
+def _plain(number: float) -> str:
+    """A limit as people write it: 100,000,000 and not 1e+08."""
+    return f"{int(number):,}" if float(number).is_integer() else f"{number:g}"
 
 
 def _problem(option: Option, value: object, hint: str) -> Problem:

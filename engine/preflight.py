@@ -100,7 +100,9 @@ def memory_need_gib(settings: Settings, plan: Plan, model: Model) -> dict[str, f
     weights = model.parameters * 2 / GIB
     need = {}
     if step := plan.step("convert"):
-        need["converting"] = CONVERT_FACTOR * weights + step.ranks_per_node * RANK_GIB
+        need["converting"] = step.ranks_per_node * RANK_GIB
+        if settings.model.converter == "bridge":
+            need["converting"] += CONVERT_FACTOR * weights
     ranks = plan.ranks_per_node * RANK_GIB
     if plan.device == "cpu":
         # Weights, gradients and two moments in fp32, once at least.

@@ -128,7 +128,7 @@ def _is_complete(snapshot: Path) -> bool:
 
 def _data_bytes(data: DataSettings) -> int:
     """Size of the text to read, at least; 0 for data that is ready or invented."""
-    if data.source != "text" or not data.path:
+    if data.source not in ("text", "chat") or not data.path:
         return 0
     path = Path(data.path).expanduser()
     limit = int(data.max_megabytes * 1e6)
@@ -148,7 +148,8 @@ def _missing(settings: Settings) -> list[str]:
     """What the settings name and is not there, as `key = path`."""
     data, model = settings.data, settings.model
     wanted: list[tuple[str, str]] = []
-    if data.source == "text":
+    # A pattern names files; whether there are any is seen when they are read.
+    if data.source == "text" or (data.source == "chat" and not set("*?[") & set(data.path)):
         wanted.append(("data.path", data.path))
     if data.source == "prefix":
         wanted += [("data.path", f"{data.path}{ending}" if data.path else "") for ending in (".bin", ".idx")]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rich.style import Style
 from textual import on
 from textual.app import App, SystemCommand
 from textual.binding import Binding
@@ -58,6 +59,8 @@ class CockpitApp(App[int]):
         self.machine: Machine | Failure | None = None
         """What was detected; None until the probing, which follows the first frame, is done."""
         self.machine_found: Signal[None] = Signal(self, "machine found")
+        self._palette: dict[str, Style] = {}
+        self._palette_theme = ""
         self._dress()
 
     def get_default_screen(self) -> Screen[Any]:
@@ -70,6 +73,14 @@ class CockpitApp(App[int]):
     def get_css_variables(self) -> dict[str, str]:
         variables = super().get_css_variables()
         return {**variables, **theme.shades(variables, is_plain=self.current_theme.ansi)}
+
+    @property
+    def palette(self) -> dict[str, Style]:
+        """The styles that canvases name, in the colours of the present theme."""
+        if self._palette_theme != self.theme:
+            self._palette = theme.palette(self.get_css_variables(), is_plain=self.current_theme.ansi)
+            self._palette_theme = self.theme
+        return self._palette
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Every key of the screen, by its description: nothing is reachable by key alone."""

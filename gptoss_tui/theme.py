@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from functools import lru_cache
 
+from rich.color import Color as RichColour
 from rich.segment import Segment
 from rich.style import Style
 from textual.color import Color
@@ -100,6 +101,40 @@ def shades(variables: Mapping[str, str], *, is_plain: bool) -> dict[str, str]:
         "band": background.blend(primary, 0.38).hex,
         "cursor-row": background.blend(primary, 0.24).hex,
     }
+
+
+def palette(variables: Mapping[str, str], *, is_plain: bool) -> dict[str, Style]:
+    """The styles that canvases name. Without colour, weight and reversal tell what colour tells elsewhere."""
+    if is_plain:
+        plain = {"muted": "dim", "rule": "dim", "band": "dim", "cursor": "reverse", "selected": "reverse"}
+        return {name: Style.parse(plain.get(name, "bold" if bold else "none")) for name, (_, _, bold) in _INKS.items()}
+
+    def colour(name: str) -> RichColour | None:
+        return Color.parse(variables[name]).rich_color if name else None
+
+    return {
+        name: Style(color=colour(ink), bgcolor=colour(paper), bold=bold or None)
+        for name, (ink, paper, bold) in _INKS.items()
+    }
+
+
+_INKS = {
+    "title": ("foreground", "", True),
+    "text": ("foreground", "", False),
+    "strong": ("foreground", "", True),
+    "muted": ("muted", "", False),
+    "rule": ("rule", "", False),
+    "accent": ("primary", "", True),
+    "good": ("success", "", False),
+    "warning": ("warning", "", False),
+    "bad": ("error", "", True),
+    "line": ("primary", "", False),
+    "band": ("band", "", False),
+    "mark": ("accent", "", True),
+    "cursor": ("background", "accent", False),
+    "selected": ("", "cursor-row", False),
+}
+"""Foreground, background and weight of every style, as variables of the theme."""
 
 
 class NoColourFilter(LineFilter):

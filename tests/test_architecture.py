@@ -44,7 +44,7 @@ def test_the_screens_load_no_training_library():
 def test_workers_need_nothing_that_a_training_container_lacks():
     """Read without running: heavy libraries are not installed beside every test run."""
     light = {"psutil", "pynvml", "platformdirs", "tomli_w", "questionary", "textual", "rich", "shtab"}
-    for path in (ROOT / "engine" / "workers").glob("*.py"):
+    for path in (ROOT / "engine" / "workers").rglob("*.py"):
         for line in path.read_text().splitlines():
             words = line.split()
             if words[:1] in (["import"], ["from"]):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import socket
 
-from engine.errors import SettingsError
+from engine.errors import LaunchError, SettingsError
 from engine.launch import environment, reference, signals
 from engine.launch.command import Command, Quoter, StepRequest, Words
+
+_OWN_PORTS = (20_000, 32_000)
+_PORT_TRIES = 100
 
 
 def command(request: StepRequest) -> Command:
@@ -80,13 +84,18 @@ def rendezvous(request: StepRequest) -> Words:
 
 
 def free_port(wanted: int = 0) -> int:
-    """`wanted` when nobody listens there, else a free port of the kernel's choice."""
-    for port in (wanted, 0):
+    """`wanted` when nobody listens there, else a free port below those that outgoing connections take.
+
+    torchrun listens seconds after the port was chosen; a port of the kernel's own range could be
+    some connection's by then. Raises LaunchError when every port tried is taken.
+    """
+    tries = (random.randrange(*_OWN_PORTS) for _ in range(_PORT_TRIES))
+    for port in (wanted, *tries) if wanted else tries:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("", port))
             except OSError:
                 continue
-            return int(probe.getsockname()[1])
-    raise AssertionError("the kernel always has a free port")
+            return port
+    raise LaunchError(f"{_PORT_TRIES} ports tried from {_OWN_PORTS[0]} on are all in use", "set launch.master_port")

@@ -36,10 +36,10 @@ def check(settings: Settings, model: Model, device: str) -> Iterator[Finding]:
     elif source == "sample" and model.name != "tiny":
         what = "the run learns the toy chats that come with gptoss"
         yield info("finetune.toy", what, "good for timing; your own: --set data.source=chat --set data.path=FILE")
-    if settings.launch.route == "reference":
+    if settings.launch.route != "bridge":
         yield error(
             "finetune.route",
-            "the reference route trains from scratch and cannot fine-tune",
+            f"launch.route is {settings.launch.route}, which cannot learn from chats",
             "Megatron-LM's own --sft has no Harmony format and also trains on the questions",
             "--set launch.route=bridge",
         )

@@ -55,8 +55,9 @@ def make_plan(settings: Settings, machine: Machine) -> Plan:
 
 def plan_steps(settings: Settings, device: str, ranks: int) -> tuple[PlannedStep, ...]:
     """The steps of a run, in order."""
-    # On the CPU conversion streams through one process; on GPUs Bridge uses all of a node.
-    ranks_to_convert = 1 if device == "cpu" else ranks
+    # On the CPU one process is enough; on GPUs Bridge uses all of a node.
+    ranks_of_bridge = 1 if device == "cpu" else ranks
+    ranks_to_convert = ranks_of_bridge if settings.model.converter == "bridge" else 1
     steps = [PlannedStep(name="prepare", ranks_per_node=1, why="Check or make the data, and the tiny model.")]
     if settings.training.goal != "pretrain" and not settings.model.checkpoint:
         why = "Turn the Hugging Face weights into a Megatron checkpoint."
@@ -64,7 +65,7 @@ def plan_steps(settings: Settings, device: str, ranks: int) -> tuple[PlannedStep
     steps.append(PlannedStep(name="train", ranks_per_node=ranks, why="Train, saving checkpoints."))
     if settings.output.export:
         why = "Write the trained model as Hugging Face safetensors."
-        steps.append(PlannedStep(name="export", ranks_per_node=ranks_to_convert, why=why))
+        steps.append(PlannedStep(name="export", ranks_per_node=ranks_of_bridge, why=why))
     # There is nothing to compare without an export.
     if settings.output.export and settings.output.verify:
         why = "Compare the exported model with the trained one on the same tokens."

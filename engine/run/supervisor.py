@@ -76,10 +76,10 @@ class Supervisor:
         self._event("failed", message)
 
     def _carry_out_step(self, step: PlannedStep) -> Verdict:
-        """Attempt a step; training is attempted again after a failure that may not repeat."""
+        """Attempt a step, and again after a failure that may not repeat; every step is safe to repeat."""
         # The tutorial's script loads no checkpoint: a restart would only begin anew.
-        may_resume = step.name == "train" and self.settings.launch.route != "tutorial"
-        restarts = self.settings.launch.restarts if may_resume else 0
+        would_begin_anew = step.name == "train" and self.settings.launch.route == "tutorial"
+        restarts = 0 if would_begin_anew else self.settings.launch.restarts
         for restart in range(restarts + 1):
             verdict = self._attempt(step)
             if verdict.outcome is not Outcome.FAILED or not verdict.is_curable or restart == restarts:
@@ -87,8 +87,8 @@ class Supervisor:
             wait_s = min(self.settings.launch.restart_wait_s * 2**restart, MAX_RESTART_WAIT_S)
             self._event(
                 "restart",
-                f"{verdict.message}; starting again from checkpoint {self.run.last_checkpoint() or 'none'} "
-                f"in {wait_s:.0f} s (restart {restart + 1} of {restarts})",
+                f"{verdict.message}; starting {step.name} again in {wait_s:.0f} s, last checkpoint "
+                f"{self.run.last_checkpoint() or 'none'} (restart {restart + 1} of {restarts})",
                 step=step.name,
             )
             self._pause(wait_s)

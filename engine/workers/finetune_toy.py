@@ -21,11 +21,11 @@ SOUNDS = {
 }
 _QUESTIONS = (
     "What does the {} say?",
-    "Which sound does a {} make?",
-    "Tell me the sound of the {}.",
-    "How does a {} sound?",
-    "What do you hear when you meet a {}?",
-    "Please name the sound of a {}.",
+    "Which sound does the {} make?",
+    "Tell me what the {} says.",
+    "How does the {} sound?",
+    "What do you hear when you meet the {}?",
+    "Please name the sound of the {}.",
 )
 _OPENINGS = ("", "Hello! ", "A question: ", "Quick one. ", "My child asks: ", "Do you know? ")
 

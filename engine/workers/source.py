@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from engine.errors import SettingsError
@@ -26,6 +27,29 @@ def hugging_face_source(report: Report) -> str:
     if model.name == "custom":
         raise SettingsError("model.path: a custom model needs one", "give the directory with its config.json")
     return f"openai/{model.name}"
+
+
+def hugging_face_directory(report: Report) -> Path:
+    """The directory of the weights, downloaded first when it is a published model that is not here yet.
+
+    Raises SettingsError when it cannot be had.
+    """
+    source = hugging_face_source(report)
+    if (path := Path(source)).is_dir():
+        return path
+    from huggingface_hub import snapshot_download
+
+    report.phase(f"looking for {source} in the Hugging Face cache, else downloading it")
+    try:
+        # The repository holds the weights a second and a third time, for other programs.
+        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.jinja"],
+                                      ignore_patterns=["original/*", "metal/*"]))  # fmt: skip
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise SettingsError(
+            f"the weights of {source} cannot be had: {reason}",
+            "download them elsewhere (hf download) and give their directory as model.path",
+        ) from error
 
 
 def load_config(report: Report) -> Any:

@@ -108,7 +108,8 @@ class HomeScreen(Launching, CockpitScreen):
         choices = self.query_one("#presets", Choices)
         width = choices.content_size.width
         if width:
-            choices.show([_preset_item(preset, width - 2) for preset in self._presets.values()])
+            name_width = max(map(len, self._presets), default=0)
+            choices.show([_preset_item(one, width - 2, name_width) for one in self._presets.values()])
             self._describe()
 
     def _draw_runs(self) -> None:
@@ -183,16 +184,14 @@ class HomeScreen(Launching, CockpitScreen):
         self.app.push_screen(DoctorScreen())
 
 
-def _preset_item(preset: Preset, width: int) -> Item:
+def _preset_item(preset: Preset, width: int, name_width: int) -> Item:
     settings = preset.settings
     right: Row = (
         (f"{settings.model.name:>13}", "text"),
         (f"{settings.training.goal:>10}", "muted"),
         (f"{words.count(settings.training.iterations):>7} it ", "muted"),
     )
-    left: Row = (
-        ((f"{preset.name:<24}", "strong"), ("  ", "")) if width > 90 else ((f"{preset.name:<20}", "strong"), ("  ", ""))
-    )
+    left: Row = ((f"{preset.name:<{name_width}}", "strong"), ("  ", ""))
     room = max(0, width - width_of(left) - width_of(right) - 1)
     title: Row = ((words.shorten(("yours: " if preset.is_user else "") + preset.title, room), "muted"),)
     return Item(preset.name, cut(fill((*left, *title), right, width), width))

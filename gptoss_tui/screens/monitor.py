@@ -27,6 +27,7 @@ from gptoss_tui.widgets.chart import Chart, Picture
 from gptoss_tui.widgets.events import Events
 from gptoss_tui.widgets.facts import Facts
 from gptoss_tui.widgets.gpus import Gpus
+from gptoss_tui.widgets.line_input import LineInput
 from gptoss_tui.widgets.log_view import LogView
 from gptoss_tui.widgets.progress import Progress
 from gptoss_tui.widgets.run_facts import run_facts
@@ -89,7 +90,7 @@ class MonitorScreen(CockpitScreen):
                 yield Gpus(id="gpus")
                 yield Events(id="events")
         yield LogView(id="log")
-        yield Input(placeholder="regular expression; Enter finds, n goes on", id="search", compact=True)
+        yield LineInput(placeholder="regular expression; Enter finds, n goes on", id="search", most=1000)
 
     def on_mount(self) -> None:
         self.show_status((), place=self.run.name)

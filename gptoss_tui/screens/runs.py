@@ -16,6 +16,7 @@ from gptoss_tui.feed import Overview
 from gptoss_tui.run_rows import run_item
 from gptoss_tui.screens.base import CockpitScreen
 from gptoss_tui.widgets.choices import Choices
+from gptoss_tui.widgets.line_input import LineInput
 from gptoss_tui.widgets.note import Note
 
 LOOK_S = 2.0
@@ -43,7 +44,7 @@ class RunsScreen(CockpitScreen):
         with Vertical(id="body"):
             yield Choices(id="runs", empty="no runs")
             yield Note(id="about")
-            yield Input(placeholder="part of a name, state or step", id="filter", compact=True)
+            yield LineInput(placeholder="part of a name, state or step", id="filter", most=200)
 
     def on_mount(self) -> None:
         self.query_one("#runs").focus()

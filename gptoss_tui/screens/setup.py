@@ -133,7 +133,12 @@ class SetupScreen(Launching):
             return Review(id="form-review")
         keys = [station.key for station in STATIONS]
         following = STATIONS[keys.index(self._station) + 1]
-        return Form(BY_KEY[self._station], self.draft, next_title=following.title)
+        return Form(
+            BY_KEY[self._station],
+            self.draft,
+            next_title=following.title,
+            shows_advanced=self.has_class("-show-advanced"),
+        )
 
     def _focus_station(self) -> None:
         def focus() -> None:
@@ -177,6 +182,8 @@ class SetupScreen(Launching):
         station = next(station for station in STATIONS if OPTIONS[key].table in station.tables)
         if station.key != self._station:
             self._go_to(station.key)
+        if OPTIONS[key].advanced and not self.has_class("-show-advanced"):
+            self.action_advanced()
         for form in self.query(Form):
             form.refill()
         self.call_after_refresh(lambda: self.query_one(f"#form-{station.key}", Form).focus_option(key))
@@ -190,6 +197,9 @@ class SetupScreen(Launching):
 
     def action_advanced(self) -> None:
         self.toggle_class("-show-advanced")
+        if self.has_class("-show-advanced"):
+            for form in self.query(Form):
+                form.show_advanced()
 
     # --- the consequence -------------------------------------------------------------
 

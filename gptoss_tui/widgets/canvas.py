@@ -9,18 +9,13 @@ from __future__ import annotations
 from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
-from textual.geometry import Region
+from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
 
 type Span = tuple[str, str]
-"""A text and the name of its style: one of `STYLES`, several joined by `+`, or an empty string."""
+"""A text and the name of its style in the palette of theme.py, several joined by `+`, or an empty string."""
 type Row = tuple[Span, ...]
-
-STYLES = (
-    "title", "text", "strong", "muted", "rule", "accent", "good", "warning", "bad",
-    "line", "band", "mark", "cursor", "selected", "bar",
-)  # fmt: skip
 
 _JOIN_CELLS = 14
 """Two changes on a row this near are painted as one: moving the cursor and naming the colours
@@ -81,7 +76,8 @@ def selected(row: Row) -> Row:
 class Canvas(Widget):
     """A widget of rows. `paint` gives it new ones."""
 
-    COMPONENT_CLASSES = {f"canvas--{style}" for style in STYLES}
+    # No component classes: Textual makes a node of the DOM for each of them in every widget,
+    # and a form of twenty fields would need a second to open.
     ALLOW_SELECT = False
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
@@ -115,6 +111,18 @@ class Canvas(Widget):
         if regions:
             self.refresh(*regions)
 
+    def fit_height(self, rows: int) -> None:
+        """Take up `rows` rows, where the stylesheet says `height: auto`.
+
+        A number rather than a request for a new layout: Textual drops one that comes while
+        another is pending (widget.py:4354, 8.2.8), and the widget keeps its old height.
+        """
+        if self.styles.base.is_auto_height:
+            self.styles.height = max(1, rows)
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        return max(1, len(self._rows))
+
     def render_line(self, y: int) -> Strip:
         width = self.content_size.width
         strip = self._strips.get(y)
@@ -134,8 +142,9 @@ class Canvas(Widget):
         style = self._rich_styles.get(name)
         if style is None:
             style = self.rich_style
+            palette: dict[str, Style] = getattr(self.app, "palette", {})
             for part in name.split("+") if name else ():
-                style += self.get_component_rich_style(f"canvas--{part}", partial=True)
+                style += palette.get(part, Style.null())
             self._rich_styles[name] = style
         return style
 
@@ -171,5 +180,5 @@ def _cells(row: Row) -> list[Span] | None:
     ]
 
 
-_BACKGROUNDS = ("cursor", "selected", "bar")
+_BACKGROUNDS = ("cursor", "selected")
 """Styles that show on a space; they come last where several are joined."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from textual import events
 from textual.binding import Binding
-from textual.geometry import Size
 from textual.message import Message
 
 from gptoss_tui.widgets.canvas import Canvas, Row, fill, selected
@@ -68,16 +67,11 @@ class Choices(Canvas, can_focus=True):
     def show(self, items: Sequence[Item], highlighted: str | None = None) -> None:
         """Show `items`; the line highlighted before stays so unless another is named."""
         wanted = highlighted or self.highlighted
-        is_new_height = len(items) != len(self._items)
         self._items = list(items)
         keys = [item.key for item in items]
         self._place = keys.index(wanted) if wanted in keys else 0
+        self.fit_height(len(items))
         self._redraw()
-        if is_new_height and self.styles.is_auto_height:
-            self.refresh(layout=True)
-
-    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        return max(1, len(self._items))
 
     def on_resize(self) -> None:
         self._redraw()

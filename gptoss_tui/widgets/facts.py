@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from textual.geometry import Size
-
 from gptoss_tui.widgets.canvas import Canvas, Row, fill, heading
 
 
@@ -25,19 +23,14 @@ class Facts(Canvas):
 
     UNIT_CELLS = 6
 
-    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        return max(2, len(self._rows))
-
     def show(self, title: str, facts: Sequence[Fact]) -> None:
         width = self.content_size.width
         if not width:
             return
         rows: list[Row] = [heading(title, (), width)] if title else []
         rows += [self._row(fact, width) for fact in facts]
-        is_new_height = len(rows) != len(self._rows)
         self.paint(rows)
-        if is_new_height:
-            self.refresh(layout=True)
+        self.fit_height(len(rows))
 
     def _row(self, fact: Fact, width: int) -> Row:
         if not fact.name:

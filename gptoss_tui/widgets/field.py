@@ -13,6 +13,7 @@ from engine.options import Option, Problem
 from gptoss_tui.draft import LONGEST_TEXT
 from gptoss_tui.widgets.alternatives import Alternatives
 from gptoss_tui.widgets.canvas import Canvas
+from gptoss_tui.widgets.line_input import LineInput
 from gptoss_tui.widgets.note import Note
 
 
@@ -99,7 +100,7 @@ class Field(Vertical):
         words = ("yes", "no") if self.option.kind is bool else self.option.choices
         if words:
             return Alternatives(words, self._text)
-        return Input(self._text, compact=True, max_length=LONGEST_TEXT, placeholder=_placeholder(self.option))
+        return LineInput(self._text, most=LONGEST_TEXT, placeholder=_placeholder(self.option))
 
 
 def _placeholder(option: Option) -> str:

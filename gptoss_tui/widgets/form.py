@@ -7,8 +7,10 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import VerticalScroll
 from textual.message import Message
+from textual.widget import Widget
 from textual.widgets import Button, Static
 
+from engine.options import Option
 from gptoss_tui.draft import Draft
 from gptoss_tui.stations import Station
 from gptoss_tui.widgets.field import Field
@@ -29,24 +31,42 @@ class Form(VerticalScroll, can_focus=False):
             super().__init__()
             self.direction = direction
 
-    def __init__(self, station: Station, draft: Draft, *, next_title: str) -> None:
+    def __init__(self, station: Station, draft: Draft, *, next_title: str, shows_advanced: bool = False) -> None:
         super().__init__(id=f"form-{station.key}")
         self.station = station
         self._draft = draft
         self._next_title = next_title
         self._has_fields = False
+        self._shows_advanced = shows_advanced
         self._wanted_focus: str | None = None
 
     def compose(self) -> ComposeResult:
         yield Static(self.station.intro, classes="intro", markup=False)
         for option in self.station.options:
-            yield Field(option, self._draft.text(option.key), self._draft.problems.get(option.key))
+            # Advanced fields are made when they are first asked for, unless something is wrong there.
+            if not option.advanced or self._shows_advanced or option.key in self._draft.problems:
+                yield self._make_field(option)
         yield Button(f"Next: {self._next_title}", compact=True, classes="next")
 
     @property
     def fields(self) -> list[Field]:
         """The fields in view, in order."""
         return [field for field in self.query(Field) if field.display]
+
+    def show_advanced(self) -> None:
+        """Make the fields that are still missing; a class of the screen shows and hides them."""
+        self._shows_advanced = True
+        made = {field.option.key: field for field in self.query(Field)}
+        before: Widget = self.query_one(".intro")
+        for option in self.station.options:
+            field = made.get(option.key)
+            if field is None:
+                field = self._make_field(option)
+                self.mount(field, after=before)
+            before = field
+
+    def _make_field(self, option: Option) -> Field:
+        return Field(option, self._draft.text(option.key), self._draft.problems.get(option.key))
 
     def on_mount(self) -> None:
         self._has_fields = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rich.cells import cell_len
-from textual.geometry import Size
 
 from gptoss_tui.log_file import readable
 from gptoss_tui.widgets.canvas import Canvas, Row, take
@@ -25,16 +24,11 @@ class Note(Canvas):
         self._parts = [(text, style) for text, style in parts if text]
         self.on_resize()
 
-    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        return max(1, len(self._wrapped(width)))
-
     def on_resize(self) -> None:
         if width := self.content_size.width:
             rows = self._wrapped(width)
-            is_new_height = len(rows) != len(self.rows)
             self.paint(rows)
-            if is_new_height and self.styles.is_auto_height:
-                self.refresh(layout=True)
+            self.fit_height(len(rows))
 
     def _wrapped(self, width: int) -> list[Row]:
         rows: list[Row] = []

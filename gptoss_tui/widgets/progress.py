@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from textual.geometry import Size
-
 from engine.run.state import State
 from gptoss_tui import words
 from gptoss_tui.history import History, StepView
@@ -29,14 +27,9 @@ class Progress(Canvas):
         else:
             self._paint(self._ended(state, width))
 
-    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        return max(1, len(self.rows))
-
     def _paint(self, rows: list[Row]) -> None:
-        is_new_height = len(rows) != len(self.rows)
         self.paint(rows)
-        if is_new_height:
-            self.refresh(layout=True)
+        self.fit_height(len(rows))
 
     @staticmethod
     def _ended(state: State, width: int) -> list[Row]:

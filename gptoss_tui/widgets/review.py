@@ -7,6 +7,7 @@ from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Button, Input
 
+from gptoss_tui.widgets.line_input import LineInput
 from gptoss_tui.widgets.note import Note
 
 
@@ -27,7 +28,7 @@ class Review(Vertical):
         with Horizontal(id="review-buttons"):
             yield Button("Launch", id="launch", compact=True)
             yield Button("Save as preset", id="save-preset", compact=True)
-            yield Input(placeholder="name (of the run or preset)", id="name", compact=True, max_length=80)
+            yield LineInput(placeholder="name (of the run or preset)", id="name", most=80)
         with VerticalScroll(id="review-page", can_focus=False):
             yield Note(id="review-text")
 

@@ -62,7 +62,8 @@ def test_a_gpu_plan_uses_every_gpu_and_says_why() -> None:
     assert made.device == "gpu"
     assert made.gpus == tuple(range(8))
     assert str(made.layout) == "TP1 PP1 EP8 DP8"
-    assert {step.name: step.ranks_per_node for step in made.steps}["convert"] == 8
+    ranks = {step.name: step.ranks_per_node for step in made.steps}
+    assert (ranks["convert"], ranks["train"], ranks["export"]) == (1, 8, 8)
     assert made.reasons
     assert made.estimate["verdict"] == memory.SAFE
     assert Plan.from_json(made.to_json()).estimate == made.estimate
@@ -176,7 +177,7 @@ def test_impossible_clusters_are_refused(gpus: int) -> None:
         Cluster(family=calibration.find_family("H100"), gpus_per_node=8, memory_gib=-1)
 
 
-SHIPPED = [preset for preset in presets.all_presets() if not preset.is_user and preset.name != "rehearsal"]
+SHIPPED = [preset for preset in presets.all_presets() if not preset.is_user and preset.settings.machine.device != "cpu"]
 
 
 @pytest.mark.parametrize("preset", SHIPPED, ids=lambda preset: preset.name)
@@ -204,6 +205,9 @@ def test_there_is_a_preset_for_every_usual_machine() -> None:
         "20b-pretrain-8xh200",
         "120b-pretrain-64xh100",
         "120b-pretrain-64xgb300",
+        "20b-sft-8xh100",
+        "20b-lora-1xh100",
+        "120b-lora-8xh100",
     }
 
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from simulated import HEALTHY, SICK, healthy, with_nan_loss, with_spike
+from tests.monitor.simulated import HEALTHY, SICK, healthy, with_nan_loss, with_spike
 
 from engine.findings import Severity
 from engine.monitor.alert import Facts, facts_of

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from simulated import healthy
+from tests.monitor.simulated import healthy
 
 from engine.errors import RunError
 from engine.monitor.measured import Calibration, beside_plan, calibrate, measure, recall, remember

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from simulated import SICK, healthy, with_resume
+from tests.monitor.simulated import SICK, healthy, with_resume
 
 from engine.monitor import history
 from engine.monitor.alerts import replay

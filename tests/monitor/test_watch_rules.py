@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from simulated import START, healthy
+from tests.monitor.simulated import START, healthy
 
 from engine.hardware.gpu import GpuSample
 from engine.monitor.alert import Facts

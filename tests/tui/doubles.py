@@ -192,6 +192,21 @@ def a_full_run(root: Path, name: str = "night") -> FakeRun:
     return fake
 
 
+async def settled(pilot: Pilot[object], rounds: int = 5) -> None:
+    """Let the program work until its picture stays the same."""
+    before, same = "", 0
+
+    def is_same() -> bool:
+        nonlocal before, same
+        strips = pilot.app.screen._compositor.render_strips()
+        now = "\n".join(strip.text for strip in strips)
+        same = same + 1 if now == before else 0
+        before = now
+        return same >= rounds
+
+    await until(pilot, is_same)
+
+
 async def until(pilot: Pilot[object], condition: Callable[[], object], limit_s: float = 10.0) -> None:
     """Let the program work until `condition` holds; fails after `limit_s`."""
     loop = asyncio.get_running_loop()

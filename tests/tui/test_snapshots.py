@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 
 from engine.findings import warning
 from engine.run.state import Status
-from gptoss_tui.bridge import Failure
+from gptoss_tui.app import CockpitApp
 from gptoss_tui.glyphs import Charset
 from gptoss_tui.screens.confirm import ConfirmScreen
 from gptoss_tui.screens.doctor import DoctorScreen
@@ -22,11 +22,26 @@ from gptoss_tui.widgets.choices import Choices
 from gptoss_tui.widgets.consequence import Consequence
 from gptoss_tui.widgets.form import Form
 from gptoss_tui.widgets.review import Review
-from tests.tui.doubles import NOW, FakeRun, a_full_run, dgx, until
+from tests.tui.doubles import NOW, FakeRun, a_full_run, dgx, settled, until
 
 SIZES = pytest.mark.parametrize("size", [(80, 24), (120, 36)], ids=["80x24", "120x36"])
 
 type Act = Callable[[Pilot[object]], Awaitable[None]]
+
+
+@pytest.fixture
+def snap(snap_compare):
+    """Compare the picture after `act`, once it does not change any more."""
+
+    def compare(app: CockpitApp, size: tuple[int, int], act: Act | None = None) -> bool:
+        async def act_and_settle(pilot: Pilot[object]) -> None:
+            if act is not None:
+                await act(pilot)
+            await settled(pilot)
+
+        return snap_compare(app, terminal_size=size, run_before=act_and_settle)
+
+    return compare
 
 
 @pytest.fixture
@@ -48,17 +63,17 @@ def some_runs(runs_root):
 
 @SIZES
 @pytest.mark.usefixtures("some_runs")
-def test_home(snap_compare, make_app, size):
+def test_home(snap, make_app, size):
     async def act(pilot):
         await until(pilot, lambda: len(pilot.app.screen.query_one("#runs", Choices).items) == 4)
         await until(pilot, lambda: "8 cores" in pilot.app.screen.title_bar.text)
         await pilot.press("down", "down", "down", "down")
         await until(pilot, lambda: "failed" in pilot.app.screen.query_one("#about").text)
 
-    assert snap_compare(make_app(HomeScreen), terminal_size=size, run_before=act)
+    assert snap(make_app(HomeScreen), size, act)
 
 
-def test_home_asks_before_it_starts_something(snap_compare, make_app, services):
+def test_home_asks_before_it_starts_something(snap, make_app, services):
     services.findings = (warning("disk.low", "the disk has 20 GiB left", fix="free some"),)
 
     async def act(pilot):
@@ -66,7 +81,7 @@ def test_home_asks_before_it_starts_something(snap_compare, make_app, services):
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(pilot.app.screen, ConfirmScreen) and pilot.app.focused)
 
-    assert snap_compare(make_app(HomeScreen), terminal_size=(80, 24), run_before=act)
+    assert snap(make_app(HomeScreen), (80, 24), act)
 
 
 def monitor_drawn(pilot) -> bool:
@@ -81,12 +96,12 @@ async def monitor_ready(pilot) -> None:
 
 
 @SIZES
-def test_monitor(snap_compare, make_app, runs_root, size):
+def test_monitor(snap, make_app, runs_root, size):
     app = make_app(lambda: MonitorScreen(a_full_run(runs_root).run))
-    assert snap_compare(app, terminal_size=size, run_before=monitor_ready)
+    assert snap(app, size, monitor_ready)
 
 
-def test_monitor_with_gpus(snap_compare, make_app, runs_root, services):
+def test_monitor_with_gpus(snap, make_app, runs_root, services):
     services._machine = dgx()
 
     async def act(pilot):
@@ -95,38 +110,38 @@ def test_monitor_with_gpus(snap_compare, make_app, runs_root, services):
         await until(pilot, lambda: "97 %" in pilot.app.screen.query_one("#gpus").text)
 
     app = make_app(lambda: MonitorScreen(a_full_run(runs_root).run))
-    assert snap_compare(app, terminal_size=(160, 45), run_before=act)
+    assert snap(app, (160, 45), act)
 
 
-def test_monitor_of_a_failed_run(snap_compare, make_app, runs_root):
+def test_monitor_of_a_failed_run(snap, make_app, runs_root):
     fake = a_full_run(runs_root)
     fake.state = fake.state.with_step("train", status=Status.FAILED, ended=NOW - 5, message="CUDA out of memory")
     fake.put(
         status=Status.FAILED, ended=NOW - 5, message="train failed: CUDA out of memory (lower training.micro_batch)"
     )
     app = make_app(lambda: MonitorScreen(fake.run))
-    assert snap_compare(app, terminal_size=(120, 36), run_before=monitor_ready)
+    assert snap(app, (120, 36), monitor_ready)
 
 
-def test_monitor_with_a_cursor(snap_compare, make_app, runs_root):
+def test_monitor_with_a_cursor(snap, make_app, runs_root):
     async def act(pilot):
         await monitor_ready(pilot)
         pilot.app.screen.query_one("#chart").focus()
         await pilot.press("end", *["left"] * 12)
 
     app = make_app(lambda: MonitorScreen(a_full_run(runs_root).run))
-    assert snap_compare(app, terminal_size=(80, 24), run_before=act)
+    assert snap(app, (80, 24), act)
 
 
-def test_monitor_without_unicode(snap_compare, make_app, runs_root):
+def test_monitor_without_unicode(snap, make_app, runs_root):
     app = make_app(lambda: MonitorScreen(a_full_run(runs_root).run), charset=Charset.ASCII)
-    assert snap_compare(app, terminal_size=(80, 24), run_before=monitor_ready)
+    assert snap(app, (80, 24), monitor_ready)
 
 
-def test_monitor_without_colour(snap_compare, make_app, runs_root, monkeypatch):
+def test_monitor_without_colour(snap, make_app, runs_root, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     app = make_app(lambda: MonitorScreen(a_full_run(runs_root).run))
-    assert snap_compare(app, terminal_size=(80, 24), run_before=monitor_ready)
+    assert snap(app, (80, 24), monitor_ready)
 
 
 async def planned(pilot) -> None:
@@ -139,7 +154,7 @@ def _outcome(pilot) -> bool:
 
 
 @SIZES
-def test_setup_with_a_mistake(snap_compare, make_app, services, size):
+def test_setup_with_a_mistake(snap, make_app, services, size):
     async def act(pilot):
         screen = pilot.app.screen
         for _ in range(3):
@@ -148,25 +163,29 @@ def test_setup_with_a_mistake(snap_compare, make_app, services, size):
         await until(pilot, lambda: screen.query("#form-training") and pilot.app.focused.id != "rail")
         screen.query_one("#form-training", Form).focus_option("training.iterations")
         await pilot.press(*"many", "down", "down")
+        await until(pilot, lambda: screen.draft.text("training.iterations") == "many")
+        await until(pilot, lambda: pilot.app.focused is screen.query_one("#form-training", Form).fields[3].control)
         await planned(pilot)
 
     app = make_app(lambda: SetupScreen(preset=services.presets()[0]))
-    assert snap_compare(app, terminal_size=size, run_before=act)
+    assert snap(app, size, act)
 
 
-def test_setup_that_cannot_run(snap_compare, make_app, services):
+def test_setup_that_cannot_run(snap, make_app, services):
     async def act(pilot):
         await planned(pilot)
-        pilot.app.screen._planned_outcome(Failure("layout.tp = 3 does not divide 8 heads", "use 1, 2, 4 or 8"))
+        pilot.app.screen.draft.set("layout.tp", "3")
+        pilot.app.screen._after_edit()
+        await until(pilot, lambda: "does not divide" in pilot.app.screen.query_one(Consequence).text)
         for _ in range(4):
             await pilot.press("down")
         await until(pilot, lambda: pilot.app.screen.query("#form-layout Field"))
 
     app = make_app(lambda: SetupScreen(preset=services.presets()[1]))
-    assert snap_compare(app, terminal_size=(120, 36), run_before=act)
+    assert snap(app, (120, 36), act)
 
 
-def test_review(snap_compare, make_app, services):
+def test_review(snap, make_app, services):
     async def act(pilot):
         pilot.app.screen.draft.set("training.iterations", "90")
         await planned(pilot)
@@ -177,24 +196,24 @@ def test_review(snap_compare, make_app, services):
         await until(pilot, lambda: "60 → 90" in pilot.app.screen.query_one("#review-text").text)
 
     app = make_app(lambda: SetupScreen(preset=services.presets()[0]))
-    assert snap_compare(app, terminal_size=(120, 36), run_before=act)
+    assert snap(app, (120, 36), act)
 
 
-def test_doctor(snap_compare, make_app):
+def test_doctor(snap, make_app):
     async def act(pilot):
         await until(pilot, lambda: "no NVIDIA GPU" in pilot.app.screen.query_one("#findings").text)
 
-    assert snap_compare(make_app(DoctorScreen), terminal_size=(80, 24), run_before=act)
+    assert snap(make_app(DoctorScreen), (80, 24), act)
 
 
-def test_help(snap_compare, make_app):
+def test_help(snap, make_app):
     async def act(pilot):
         await until(pilot, lambda: pilot.app.machine is not None)
         await pilot.press("question_mark")
         await until(pilot, lambda: isinstance(pilot.app.screen, HelpScreen) and pilot.app.screen.query("#note"))
 
-    assert snap_compare(make_app(HomeScreen), terminal_size=(80, 24), run_before=act)
+    assert snap(make_app(HomeScreen), (80, 24), act)
 
 
-def test_too_small(snap_compare, make_app):
-    assert snap_compare(make_app(HomeScreen), terminal_size=(50, 14))
+def test_too_small(snap, make_app):
+    assert snap(make_app(HomeScreen), (50, 14))

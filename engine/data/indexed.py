@@ -1,0 +1,170 @@
+"""Megatron's .bin/.idx pair: write the index, check a pair before a run may use it.
+
+The .bin holds the tokens of all documents one after the other. The .idx holds a header, then for each
+sequence its length (int32) and where it starts in the .bin (int64, bytes), then the first sequence of each
+document (int64) and their total (megatron/core/datasets/indexed_dataset.py, `_IndexWriter`, 0.19.2).
+With one sequence a document, as here, everything follows from the lengths.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.data import optional
+from engine.errors import SettingsError
+
+TOKEN_TYPES = {"uint8": 1, "int8": 2, "int16": 3, "int32": 4, "int64": 5, "uint16": 8}
+"""Megatron's codes of the whole-number types (indexed_dataset.py:50)."""
+
+_MAGIC = b"MMIDIDX\x00\x00"
+_HEADER = struct.Struct("<9sQBQQ")
+_CHUNK = 1 << 20
+_PURPOSE = "reading token files"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairFacts:
+    """What a checked pair holds."""
+
+    documents: int
+    tokens: int
+    token_type: str
+    largest_id: int
+
+
+def write_index(prefix: Path, lengths: Path, token_type: str) -> tuple[int, int]:
+    """Write `prefix`.idx for documents whose int32 lengths are in the file `lengths`; return documents, tokens.
+
+    Memory does not depend on their number. Raises OSError.
+    """
+    numpy = optional.load("numpy", "writing token files")
+    documents = lengths.stat().st_size // 4
+    size = numpy.dtype(token_type).itemsize
+    with open(f"{prefix}.idx", "wb") as out:
+        out.write(_HEADER.pack(_MAGIC, 1, TOKEN_TYPES[token_type], documents, documents + 1))
+        for block in _blocks(numpy, lengths):
+            out.write(block.tobytes())
+        start = 0
+        for block in _blocks(numpy, lengths):
+            ends = numpy.cumsum(block, dtype=numpy.int64) + start
+            starts = ends - block
+            out.write((starts * size).tobytes())
+            start = int(ends[-1])
+        for first in range(0, documents + 1, _CHUNK):
+            out.write(numpy.arange(first, min(first + _CHUNK, documents + 1), dtype=numpy.int64).tobytes())
+    return documents, start
+
+
+def check(prefix: Path, rows: int) -> PairFacts:
+    """Read the whole pair at `prefix`.
+
+    Raises SettingsError when a model with `rows` token ids could not train on it.
+    """
+    numpy = optional.load("numpy", _PURPOSE)
+    index, data = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
+    for path in (index, data):
+        if not path.is_file():
+            raise SettingsError(f"data.path: there is no {path}", _ending_hint(prefix))
+    token_type, sequences, documents = _header(index)
+    lengths = _checked_lengths(numpy, index, sequences, documents)
+    dtype = numpy.dtype(token_type)
+    tokens = int(lengths.sum(dtype=numpy.int64))
+    _check_pointers(numpy, index, lengths, dtype.itemsize)
+    held, expected = data.stat().st_size, tokens * dtype.itemsize
+    if held != expected:
+        state = "cut off" if held < expected else "longer than its index"
+        raise SettingsError(
+            f"{data} is {state}: it has {held:,} bytes, {index.name} says {expected:,}", "copy both again"
+        )
+    if not tokens:
+        raise SettingsError(f"{data} holds no tokens", "prepare the text again")
+    return PairFacts(
+        documents=documents - 1,
+        tokens=tokens,
+        token_type=token_type,
+        largest_id=_largest_id(numpy, data, dtype, rows),
+    )
+
+
+def _header(index: Path) -> tuple[str, int, int]:
+    with index.open("rb") as stream:
+        head = stream.read(_HEADER.size)
+    if len(head) < _HEADER.size or not head.startswith(_MAGIC):
+        raise SettingsError(f"{index} is not a Megatron index", "make it with: gptoss data prepare")
+    _, version, code, sequences, documents = _HEADER.unpack(head)
+    token_type = {number: name for name, number in TOKEN_TYPES.items()}.get(code)
+    if version != 1 or token_type is None:
+        raise SettingsError(
+            f"{index} has format version {version} and token type {code}; version 1 with whole numbers is known",
+            "prepare the text again",
+        )
+    if token_type in ("uint8", "int8", "int16"):
+        raise SettingsError(
+            f"{index} holds {token_type} tokens: too few for any language model", "prepare the text again"
+        )
+    return token_type, sequences, documents
+
+
+def _checked_lengths(numpy: Any, index: Path, sequences: int, documents: int) -> Any:
+    held, expected = index.stat().st_size, _HEADER.size + 12 * sequences + 8 * documents
+    # Megatron's own multimodal pairs have one more byte a sequence.
+    if held not in (expected, expected + sequences) or not sequences or not documents:
+        raise SettingsError(f"{index} is cut off or damaged: it has {held:,} bytes; its header says {expected:,}",
+                            "copy it again")  # fmt: skip
+    lengths = numpy.memmap(index, dtype=numpy.int32, mode="r", offset=_HEADER.size, shape=(sequences,))
+    if int(lengths.min()) < 0:
+        raise SettingsError(
+            f"{index} is damaged: a sequence has {int(lengths.min())} tokens", "copy it again"
+        )
+    last = numpy.memmap(
+        index, dtype=numpy.int64, mode="r", offset=_HEADER.size + 12 * sequences, shape=(documents,)
+    )
+    if int(last[-1]) != sequences or int(last[0]) != 0:
+        raise SettingsError(f"{index} is damaged: its documents end at {int(last[-1]):,} of {sequences:,} sequences",
+                            "copy it again")  # fmt: skip
+    return lengths
+
+
+def _check_pointers(numpy: Any, index: Path, lengths: Any, size: int) -> None:
+    offset = _HEADER.size + 4 * len(lengths)
+    pointers = numpy.memmap(index, dtype=numpy.int64, mode="r", offset=offset, shape=lengths.shape)
+    start = 0
+    for first in range(0, len(lengths), _CHUNK):
+        block = lengths[first : first + _CHUNK]
+        ends = numpy.cumsum(block, dtype=numpy.int64) + start
+        wrong = numpy.flatnonzero(pointers[first : first + _CHUNK] != (ends - block) * size)
+        if len(wrong):
+            raise SettingsError(f"{index} is damaged: sequence {first + int(wrong[0]):,} starts in the wrong place",
+                                "prepare the text again")  # fmt: skip
+        start = int(ends[-1])
+
+
+def _largest_id(numpy: Any, data: Path, dtype: Any, rows: int) -> int:
+    ids = numpy.memmap(data, dtype=dtype, mode="r")
+    largest = 0
+    for start in range(0, len(ids), 16 * _CHUNK):
+        chunk = ids[start : start + 16 * _CHUNK]
+        low, high = int(chunk.min()), int(chunk.max())
+        if low < 0 or high >= rows:
+            raise SettingsError(
+                f"{data} holds the token id {high if high >= rows else low}; the model knows 0 to {rows - 1}",
+                "tokenise the text with the tokenizer of the model",
+            )
+        largest = max(largest, high)
+    return largest
+
+
+def _ending_hint(prefix: Path) -> str:
+    if prefix.suffix in (".bin", ".idx"):
+        return f"leave the ending away: {prefix.with_suffix('')}"
+    return "give the prefix of a .bin/.idx pair, without ending"
+
+
+def _blocks(numpy: Any, lengths: Path) -> Iterator[Any]:
+    with lengths.open("rb") as stream:
+        while block := stream.read(4 * _CHUNK):
+            yield numpy.frombuffer(block, dtype=numpy.int32)

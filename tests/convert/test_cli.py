@@ -1,0 +1,81 @@
+"""The verbs as people and scripts use them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptoss_tui.__main__ import main
+from tests.convert.conftest import MakeSource
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    assert main([*map(str, arguments), "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_convert_inspect_verify_export(source: MakeSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    origin, made = source("mxfp4", 64), tmp_path / "m"
+    assert answer(capsys, "convert", origin, made)["parameters"] == 349_808
+    facts = answer(capsys, "checkpoint", "inspect", made)
+    assert (facts["kind"], facts["iteration"], facts["parameters"]) == ("streaming", 0, 349_808)
+    assert facts["is_complete"] and facts["layout"] == {"tp": 1, "pp": 1, "cp": 1, "ep": 1}
+    assert answer(capsys, "verify", made, "--against", origin, "--no-logits")["is_verified"]
+    # The manifest knows where the config is.
+    assert answer(capsys, "export", made, tmp_path / "hf")["tensors"] == 71
+    facts = answer(capsys, "checkpoint", "inspect", tmp_path / "hf")
+    assert (facts["kind"], facts["dtypes"], facts["is_complete"]) == ("hugging-face", ["bfloat16"], True)
+
+
+def test_what_is_there_is_not_replaced_unasked(
+    source: MakeSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "precious").touch()
+    assert main(["convert", str(source("bf16", 64)), str(tmp_path / "m")]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert (tmp_path / "m" / "precious").exists()
+    assert main(["convert", str(source("bf16", 64)), str(tmp_path / "m"), "--overwrite"]) == 0
+    assert not (tmp_path / "m" / "precious").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["convert", "absent/model", "OUT"], 4, "neither a directory nor in the Hugging Face cache"),
+        (["export", "TMP", "OUT", "--reference", "SOURCE"], 4, "no Megatron checkpoint"),
+        (["export", "TMP", "OUT"], 4, "it is not known which model"),
+        (["verify", "TMP"], 4, "no Megatron checkpoint"),
+        (["checkpoint", "inspect", "TMP"], 4, "is no checkpoint"),
+        (["convert", "SOURCE", "OUT", "--python", "/absent/python"], 1, "cannot be started"),
+        (["convert", "SOURCE", "OUT", "--python", "/bin/false"], 1, "convert ended with code 1"),
+    ],
+)
+def test_errors_are_told(
+    source: MakeSource, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, says: str
+) -> None:
+    places = {"TMP": str(tmp_path), "OUT": str(tmp_path / "out"), "SOURCE": str(source("bf16", 64))}
+    assert main([places.get(word, word) for word in arguments]) == code
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lora_adapter_is_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from engine.checkpoints.safetensors_file import make_header
+
+    head, _ = make_header({"base_model.model.lora_A.weight": (2, 3)}, "BF16")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(head + bytes(12))
+    facts = answer(capsys, "checkpoint", "inspect", tmp_path)
+    assert (facts["kind"], facts["parameters"]) == ("lora-adapter", 6)
+
+
+def test_the_command_line_loads_no_torch() -> None:
+    code = "import engine.cli.checkpoints, sys; print({'torch', 'numpy', 'yaml'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
