@@ -62,9 +62,7 @@ def main() -> int:
         for megabytes in arguments.megabytes:
             path, documents = _cut(arguments.input, megabytes, Path(scratch))
             for name, command, prefix, environment in _contenders(arguments, path, Path(scratch)):
-                if name in arguments.skip or (
-                    name == "preprocess_data.py" and megabytes > arguments.slow_limit
-                ):
+                if name in arguments.skip or (name == "preprocess_data.py" and megabytes > arguments.slow_limit):
                     continue
                 one = _measure(command, environment)
                 one.name, one.megabytes, one.documents = name, megabytes, documents
@@ -78,17 +76,13 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megatron-lm", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--input", type=Path, required=True)
     parser.add_argument("--megabytes", type=int, nargs="+", default=[100])
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument(
-        "--slow-limit", type=int, default=100, help="largest input for preprocess_data.py, in MB"
-    )
+    parser.add_argument("--slow-limit", type=int, default=100, help="largest input for preprocess_data.py, in MB")
     parser.add_argument("--skip", nargs="*", default=[], help="contenders to leave out")
     parser.add_argument("--scratch", type=Path, default=None)
     return parser
@@ -129,9 +123,7 @@ def _measure(command: list[str], environment: dict[str, str]) -> Measurement:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.monotonic()
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            command, env={**os.environ, **environment}, stdout=log, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=subprocess.STDOUT)
         memory = _Memory(process.pid)
         code = process.wait()
         wall = time.monotonic() - started

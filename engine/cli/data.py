@@ -114,9 +114,7 @@ def check(arguments: argparse.Namespace) -> int:
     else:
         pairs, changed = {path.name: indexed.check(path, arguments.rows)}, []
     if arguments.json:
-        output.print_json(
-            {"pairs": {name: asdict(facts) for name, facts in pairs.items()}, "changed_sources": changed}
-        )
+        output.print_json({"pairs": {name: asdict(facts) for name, facts in pairs.items()}, "changed_sources": changed})
         return ExitCode.DONE
     for name, facts in pairs.items():
         print(f"{name}: {facts.documents:,} documents, {facts.tokens:,} tokens, {facts.token_type}, "
@@ -143,9 +141,7 @@ def describe(found: Inspection) -> str:
         lines.append(f"  a record   {facts} {found.length_unit}")
     if found.over_sequence_length is not None:
         share = found.over_sequence_length
-        lines.append(
-            f"  longer     {share:.1%} of the records are longer than {found.sequence_length:,} tokens"
-        )
+        lines.append(f"  longer     {share:.1%} of the records are longer than {found.sequence_length:,} tokens")
     if found.epochs:
         lines.append(f"  epochs     {found.epochs.value:,.2f} in the planned training")
     if found.prepare_s is not None:
@@ -164,9 +160,7 @@ def _doubts(found: Inspection) -> list[str]:
     if found.duplicates:
         lines.append(f"  duplicates {found.duplicates:,} of {found.duplicates_of_first:,} compared")
     if found.with_control_tokens:
-        lines.append(
-            f"  control    {found.with_control_tokens:,} records spell out control tokens such as <|end|>"
-        )
+        lines.append(f"  control    {found.with_control_tokens:,} records spell out control tokens such as <|end|>")
     if found.rejected:
         lines.append(f"  unusable   {found.rejected:,} {seen}; the first:")
         lines += [f"             {problem}" for problem in found.problems[:5]]
@@ -269,9 +263,7 @@ class _Progress:
         if status.phase == "tokenising":
             self.tokenising_s = now - self._started
         is_new = status.phase != self._phase
-        if not is_new and now - self._last < (
-            _PROGRESS_INTERVAL_S if self._is_terminal or self._as_json else 5.0
-        ):
+        if not is_new and now - self._last < (_PROGRESS_INTERVAL_S if self._is_terminal or self._as_json else 5.0):
             return
         self._last, self._phase = now, status.phase
         if self._as_json:

@@ -38,9 +38,7 @@ def read_back(request: Request, work: Path) -> str:
     for prefix, facts in found.items():
         theirs = answer["prefixes"][prefix]
         if theirs != {"documents": facts.documents, "tokens": facts.tokens}:
-            raise StepFailed(
-                f"Megatron reads {theirs} from {prefix}, {facts} was written", "please report this"
-            )
+            raise StepFailed(f"Megatron reads {theirs} from {prefix}, {facts} was written", "please report this")
     return MEGATRON
 
 
@@ -68,9 +66,7 @@ class _Question:
         lines = self._output.read().splitlines()
         if code or not lines:
             tail = self._errors.read().decode(errors="replace").strip().splitlines()
-            raise StepFailed(
-                f"{what} failed (code {code}): {tail[-1] if tail else 'it said nothing'}", "run it again"
-            )
+            raise StepFailed(f"{what} failed (code {code}): {tail[-1] if tail else 'it said nothing'}", "run it again")
         value: dict[str, Any] = json.loads(lines[-1])
         return value
 

@@ -46,9 +46,7 @@ class Estimates:
         self.records = _ratio([(w.records, w.raw_bytes) for w in used], whole)
         self.text_bytes = _ratio([(w.text_bytes, w.raw_bytes) for w in used], whole)
         # Not every text that was read was tokenised: take each window's own tokens a byte.
-        per_raw = [
-            (w.tokens * w.text_bytes / w.tokenised_bytes, w.raw_bytes) for w in used if w.tokenised_bytes
-        ]
+        per_raw = [(w.tokens * w.text_bytes / w.tokenised_bytes, w.raw_bytes) for w in used if w.tokenised_bytes]
         self.tokens = _ratio(per_raw, whole)
 
 

@@ -106,9 +106,7 @@ def _checked(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if role not in ROLES:
             raise Unusable(f"message {number}: the role {role!r} is unknown; known are {', '.join(ROLES)}")
         if message.get("tools"):
-            raise Unusable(
-                f"message {number}: definitions of tools cannot be rendered; put them into the instructions"
-            )
+            raise Unusable(f"message {number}: definitions of tools cannot be rendered; put them into the instructions")
         turns.append({**message, "role": role})
     if not any(turn["role"] == "assistant" for turn in turns):
         raise Unusable("it has no answer of the assistant: there is nothing to learn")
@@ -118,9 +116,7 @@ def _checked(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return turns
 
 
-def _assistant(
-    turn: Mapping[str, Any], is_last: bool, keeps_thinking: bool, continues: bool
-) -> Iterator[Piece]:
+def _assistant(turn: Mapping[str, Any], is_last: bool, keeps_thinking: bool, continues: bool) -> Iterator[Piece]:
     thinking = next((str(turn[name]) for name in _THINKING if turn.get(name)), "")
     calls = turn.get("tool_calls") or []
     content = _content(turn)
@@ -179,9 +175,7 @@ def _text(turn: Mapping[str, Any], number: int) -> str:
 def _content(turn: Mapping[str, Any]) -> str | None:
     value = turn["content"] if "content" in turn else turn.get("value")
     if isinstance(value, list):
-        texts = [
-            part.get("text") for part in value if isinstance(part, Mapping) and part.get("type") == "text"
-        ]
+        texts = [part.get("text") for part in value if isinstance(part, Mapping) and part.get("type") == "text"]
         if len(texts) != len(value) or not all(isinstance(text, str) for text in texts):
             raise Unusable("a message holds something other than text (an image?): gpt-oss reads text only")
         value = "".join(map(str, texts))

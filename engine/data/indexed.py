@@ -117,12 +117,8 @@ def _checked_lengths(numpy: Any, index: Path, sequences: int, documents: int) ->
                             "copy it again")  # fmt: skip
     lengths = numpy.memmap(index, dtype=numpy.int32, mode="r", offset=_HEADER.size, shape=(sequences,))
     if int(lengths.min()) < 0:
-        raise SettingsError(
-            f"{index} is damaged: a sequence has {int(lengths.min())} tokens", "copy it again"
-        )
-    last = numpy.memmap(
-        index, dtype=numpy.int64, mode="r", offset=_HEADER.size + 12 * sequences, shape=(documents,)
-    )
+        raise SettingsError(f"{index} is damaged: a sequence has {int(lengths.min())} tokens", "copy it again")
+    last = numpy.memmap(index, dtype=numpy.int64, mode="r", offset=_HEADER.size + 12 * sequences, shape=(documents,))
     if int(last[-1]) != sequences or int(last[0]) != 0:
         raise SettingsError(f"{index} is damaged: its documents end at {int(last[-1]):,} of {sequences:,} sequences",
                             "copy it again")  # fmt: skip

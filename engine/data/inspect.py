@@ -118,9 +118,7 @@ def inspect(
     if vocabulary is not None:
         encoder, notice = tokens.fastest(vocabulary.path)
         notices += [notice] if notice else []
-    is_exact = is_exact or (
-        total_bytes(list(files)) <= EXACT_BELOW_BYTES and not any(f.compression for f in files)
-    )
+    is_exact = is_exact or (total_bytes(list(files)) <= EXACT_BELOW_BYTES and not any(f.compression for f in files))
     tally = _Tally()
     windows = _look(files, shape, encoder, vocabulary, tally, is_exact, tell)
     found = Estimates(windows, total_bytes(list(files)), is_exact)
@@ -142,9 +140,7 @@ def inspect(
         length_unit="tokens" if encoder else "bytes",
         lengths=length_facts(tally.lengths if encoder else tally.byte_lengths),
         histogram=histogram(tally.lengths if encoder else tally.byte_lengths),
-        over_sequence_length=_share_over(tally.lengths, sequence_length)
-        if encoder and sequence_length
-        else None,
+        over_sequence_length=_share_over(tally.lengths, sequence_length) if encoder and sequence_length else None,
         sequence_length=sequence_length,
         seen_records=sum(window.records for window in windows),
         empty=tally.empty,
@@ -190,10 +186,7 @@ def _all_parts(files: Sequence[SourceFile]) -> list[Part]:
         if file.is_lines and not file.compression:
             step = 8 * sampling.WINDOW_BYTES
             ends = range(step, file.size_bytes + step, step)
-            found += [
-                Part(file=file, number=number, start=end - step, end=min(end, file.size_bytes))
-                for end in ends
-            ]
+            found += [Part(file=file, number=number, start=end - step, end=min(end, file.size_bytes)) for end in ends]
         else:
             found.append(Part(file=file, number=number))
     return found
@@ -221,9 +214,7 @@ def _usable(part: Part, shape: Shape, limit: int | None, window: Window, tally: 
             yield document
     # How much of the input the window stands for: up to the record after its last one.
     if last and part.file.is_lines:
-        window.raw_bytes = int(
-            (last - first) / (records.expansion(part.file) if part.file.compression else 1.0)
-        )
+        window.raw_bytes = int((last - first) / (records.expansion(part.file) if part.file.compression else 1.0))
     elif part.file.is_lines and not part.file.compression and part.end is not None:
         window.raw_bytes = part.end - part.start
     elif last:

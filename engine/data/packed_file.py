@@ -55,9 +55,7 @@ def write(target: Path, chats: Chats, rules: PackRules) -> dict[str, Any]:
     sizes = numpy.fromfile(chats.lengths, dtype=numpy.int32).astype(numpy.int64)
     starts = numpy.concatenate([[0], numpy.cumsum(sizes)])
     padded = -(-(sizes - 1) // rules.multiple) * rules.multiple
-    packs = (
-        pack(padded.tolist(), rules.sequence_length) if rules.is_packed else _alone(padded.tolist(), rules)
-    )
+    packs = pack(padded.tolist(), rules.sequence_length) if rules.is_packed else _alone(padded.tolist(), rules)
     rows = list(packs.rows)
     # Packing sorts by length, and training must not.
     random.Random(rules.seed).shuffle(rows)
@@ -65,10 +63,7 @@ def write(target: Path, chats: Chats, rules: PackRules) -> dict[str, Any]:
     trained = numpy.memmap(chats.masks, dtype=numpy.uint8, mode="r")
     with _Writer(target) as writer:
         for row in rows:
-            parts = [
-                (ids[starts[i] : starts[i + 1]], trained[starts[i] : starts[i + 1]], int(padded[i]))
-                for i in row
-            ]
+            parts = [(ids[starts[i] : starts[i + 1]], trained[starts[i] : starts[i + 1]], int(padded[i])) for i in row]
             writer.add(*_row(numpy, parts, rules.padding_id))
     return {
         "rows": len(rows),
@@ -135,8 +130,6 @@ class _Writer:
     def _flush(self) -> None:
         if self._held:
             columns = [list(column) for column in zip(*self._held, strict=True)]
-            arrays = [
-                self._arrow.array(c, field.type) for c, field in zip(columns, self._schema, strict=True)
-            ]
+            arrays = [self._arrow.array(c, field.type) for c, field in zip(columns, self._schema, strict=True)]
             self._file.write_table(self._arrow.Table.from_arrays(arrays, schema=self._schema))
             self._held.clear()

@@ -264,6 +264,4 @@ def _as_error(answer: dict[str, Any]) -> Exception:
 def _as_engine_error(answer: dict[str, Any]) -> EngineError:
     if answer["kind"] == "SettingsError":
         return SettingsError(answer["error"], answer["hint"])
-    return StepFailed(
-        f"a tokenising process failed: {answer['error']}", answer["hint"] or "finished parts are kept"
-    )
+    return StepFailed(f"a tokenising process failed: {answer['error']}", answer["hint"] or "finished parts are kept")

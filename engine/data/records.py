@@ -51,9 +51,7 @@ def documents(file: SourceFile, shape: Shape, start: int = 0, end: int | None = 
         else:
             yield from _from_table(file, shape, start, end)
     except (OSError, EOFError) as error:
-        raise SettingsError(
-            f"{file.path} cannot be read: {error}", "check the file; copy it again"
-        ) from error
+        raise SettingsError(f"{file.path} cannot be read: {error}", "check the file; copy it again") from error
 
 
 def peek(file: SourceFile, count: int) -> list[Mapping[str, Any]]:
@@ -144,9 +142,7 @@ def place(file: SourceFile, position: int) -> str:
 def _from_lines(file: SourceFile, shape: Shape, start: int, end: int | None) -> Iterator[Found]:
     if file.format != JSON_LINES:
         if shape.kind != TEXT:
-            raise SettingsError(
-                f"{file.path} is plain text, not {shape.kind} records", "give JSON lines or Parquet"
-            )
+            raise SettingsError(f"{file.path} is plain text, not {shape.kind} records", "give JSON lines or Parquet")
         yield from _pieces(file, start, end)
         return
     for offset, line in _lines(file, start, end):
@@ -340,9 +336,7 @@ def _arrow_batches(file: SourceFile) -> Iterator[Any]:
             else:
                 yield from ipc.open_stream(stream)
     except arrow.ArrowInvalid as error:
-        raise SettingsError(
-            f"{file.path} is not a whole Arrow file: {error}", "save the dataset again"
-        ) from error
+        raise SettingsError(f"{file.path} is not a whole Arrow file: {error}", "save the dataset again") from error
 
 
 def _head(path: str, size: int) -> bytes:

@@ -75,9 +75,7 @@ def detect(records: Iterable[Mapping[str, Any]], where: str, column: str = "") -
         if any(isinstance(record.get(name), str) for record in held):
             return Shape(column=name)
     for prompt, answer in _PROMPT_COLUMNS:
-        if any(
-            isinstance(record.get(prompt), str) and isinstance(record.get(answer), str) for record in held
-        ):
+        if any(isinstance(record.get(prompt), str) and isinstance(record.get(answer), str) for record in held):
             return Shape(kind=PROMPT, column=prompt, answer=answer)
     texts = [name for name in names if any(isinstance(record.get(name), str) for record in held)]
     if len(texts) == 1:

@@ -100,9 +100,7 @@ def _in_dataset(path: Path, split: str) -> list[SourceFile]:
     if (path / "dataset_dict.json").is_file():
         splits = _read_json(path / "dataset_dict.json").get("splits", [])
         if split not in splits:
-            raise SettingsError(
-                f"{path} has no split {split!r}", f"choose one of: {', '.join(splits) or 'none'}"
-            )
+            raise SettingsError(f"{path} has no split {split!r}", f"choose one of: {', '.join(splits) or 'none'}")
         path = path / split
     if not (path / "state.json").is_file() or not (path / "dataset_info.json").is_file():
         return []
@@ -159,13 +157,9 @@ def _refuse_foreign(path: Path, file: SourceFile) -> None:
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise SettingsError(
-            f"{path} is UTF-16", f"convert it: iconv -f UTF-16 -t UTF-8 {path.name} > new.txt"
-        )
+        raise SettingsError(f"{path} is UTF-16", f"convert it: iconv -f UTF-16 -t UTF-8 {path.name} > new.txt")
     if b"\x00" in head:
-        raise SettingsError(
-            f"{path} is a binary file", "give text: .txt, .jsonl, Parquet or a dataset directory"
-        )
+        raise SettingsError(f"{path} is a binary file", "give text: .txt, .jsonl, Parquet or a dataset directory")
     if file.format == JSON_LINES and head.lstrip().startswith(b"["):
         raise SettingsError(f"{path} is one JSON list, not one record a line",
                             f"convert it: jq -c '.[]' {path.name} > {path.stem}.jsonl")  # fmt: skip

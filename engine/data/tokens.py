@@ -69,9 +69,7 @@ class Tokenizers:
         texts = [document.decode() for document in documents]
         ids = [one.ids for one in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
         lengths = self._numpy.fromiter(map(len, ids), dtype=self._numpy.int64, count=len(ids))
-        flat = self._numpy.fromiter(
-            (i for one in ids for i in one), dtype=self._numpy.uint32, count=int(lengths.sum())
-        )
+        flat = self._numpy.fromiter((i for one in ids for i in one), dtype=self._numpy.uint32, count=int(lengths.sum()))
         return flat, lengths
 
     def encode_text(self, text: str) -> list[int]:
@@ -100,9 +98,7 @@ def first_difference(one: Encoder, other: Encoder, documents: Sequence[bytes]) -
     """The first document that the two encode differently, or None."""
     (ids, lengths), (other_ids, other_lengths) = one.encode(documents), other.encode(documents)
     start = 0
-    for number, (length, other_length) in enumerate(
-        zip(lengths.tolist(), other_lengths.tolist(), strict=True)
-    ):
+    for number, (length, other_length) in enumerate(zip(lengths.tolist(), other_lengths.tolist(), strict=True)):
         end = start + length
         if length != other_length or (ids[start:end] != other_ids[start:end]).any():
             return number

@@ -77,9 +77,7 @@ def unit_bytes(total: int) -> int:
 class Cutter:
     """Cuts the inputs into units of about `size` bytes, small files together."""
 
-    def __init__(
-        self, files: Sequence[SourceFile], size: int, spool: Path, is_done: Callable[[int], bool]
-    ) -> None:
+    def __init__(self, files: Sequence[SourceFile], size: int, spool: Path, is_done: Callable[[int], bool]) -> None:
         """Spools go into `spool`; units for which `is_done` is true get none."""
         self._files = files
         self._size = size

@@ -53,9 +53,7 @@ def read(path: str | Path, end_of_document: str = "") -> Vocabulary:
         tokens = {str(token): int(number) for token, number in _tokens(value["model"]["vocab"])}
         special = {str(item["content"]): int(item["id"]) for item in value.get("added_tokens") or []}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SettingsError(
-            f"{file} is not a fast tokenizer: {error}", "give a Hugging Face tokenizer.json"
-        ) from error
+        raise SettingsError(f"{file} is not a fast tokenizer: {error}", "give a Hugging Face tokenizer.json") from error
     known = {**tokens, **special}
     return Vocabulary(
         path=str(file.absolute()),
@@ -80,9 +78,7 @@ def find(reference: str, allow_download: bool = True) -> Path:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError:
-        raise NotFoundError(
-            f"there is no tokenizer {reference!r}", "give a directory with a tokenizer.json"
-        ) from None
+        raise NotFoundError(f"there is no tokenizer {reference!r}", "give a directory with a tokenizer.json") from None
     try:
         for name in ("tokenizer_config.json", "tokenizer.json"):
             found = hf_hub_download(reference, name, local_files_only=not allow_download)
@@ -121,9 +117,7 @@ def _read(file: Path) -> tuple[bytes, dict[str, Any]]:
             f"there is no tokenizer {file}", "give the directory with the model's tokenizer.json"
         ) from None
     except (OSError, ValueError) as error:
-        raise SettingsError(
-            f"{file} cannot be read: {error}", "give a Hugging Face tokenizer.json"
-        ) from error
+        raise SettingsError(f"{file} cannot be read: {error}", "give a Hugging Face tokenizer.json") from error
     if not isinstance(value, dict):
         raise SettingsError(f"{file} is not a tokenizer", "give a Hugging Face tokenizer.json")
     return content, value

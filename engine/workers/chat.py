@@ -25,9 +25,7 @@ class ChatWorker(TextWorker):
         super().__init__(job)
         self._tokenizer = Harmony(job.tokenizer, job.style)
 
-    def accept(
-        self, part: Part, position: int, found: Any, rejections: list[tuple[int, str, str]]
-    ) -> Iterator[Any]:
+    def accept(self, part: Part, position: int, found: Any, rejections: list[tuple[int, str, str]]) -> Iterator[Any]:
         """The chat `found` tokenised, shortened to fit; nothing for one that cannot be used."""
         try:
             rendered = self._fitting(found)
@@ -96,9 +94,7 @@ class Harmony:
         mask: list[bool] = []
         for piece in harmony.render(messages, self._style):
             try:
-                new = (
-                    [self._control[piece.text]] if piece.is_control else self._encoder.encode_text(piece.text)
-                )
+                new = [self._control[piece.text]] if piece.is_control else self._encoder.encode_text(piece.text)
             except UnicodeEncodeError:
                 raise Unusable("it holds half of a surrogate pair, which is no text") from None
             ids += new

@@ -55,7 +55,7 @@ def answer_of(tokenizer: Any, ids: Sequence[int]) -> str:
 def _chats(file: Path, tokenizer: Any) -> Iterator[Question]:
     import pyarrow.parquet
 
-    user = tokenizer.convert_tokens_to_ids(harmony.MESSAGE)
+    mark = tokenizer.convert_tokens_to_ids(harmony.MESSAGE)
     end = tokenizer.convert_tokens_to_ids(harmony.END)
     for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=16):
         for row in batch.to_pylist():
@@ -69,7 +69,7 @@ def _chats(file: Path, tokenizer: Any) -> Iterator[Question]:
                 message = ids[:begin]
                 while message and message[-1] != end:
                     message.pop()  # the header of the answer
-                shown = message[len(message) - message[::-1].index(user) : -1]
+                shown = message[len(message) - message[::-1].index(mark) : -1]
                 expected = [token for token, counts in zip(ids[1:], mask, strict=False) if counts]
                 yield Question(
                     ids=tuple(ids[:begin]),

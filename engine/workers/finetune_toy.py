@@ -29,9 +29,6 @@ _QUESTIONS = (
 )
 _OPENINGS = ("", "Hello! ", "A question: ", "Quick one. ", "My child asks: ", "Do you know? ")
 
-PROMPTS = tuple(question.format(animal) for question, animal in zip(_QUESTIONS, SOUNDS, strict=False))
-"""Questions to ask the tuned model."""
-
 
 def answer(animal: str) -> str:
     """The one right answer about `animal`."""

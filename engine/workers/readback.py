@@ -25,9 +25,7 @@ def _facts(dataset: Any) -> dict[str, int]:
     lengths, documents = dataset.sequence_lengths, len(dataset.document_indices) - 1
     for number in range(0, documents, max(1, documents // _PROBES)):
         if len(dataset[number]) != int(lengths[number]):
-            raise ValueError(
-                f"document {number} has {len(dataset[number])} tokens, its index says {lengths[number]}"
-            )
+            raise ValueError(f"document {number} has {len(dataset[number])} tokens, its index says {lengths[number]}")
     return {"documents": documents, "tokens": int(lengths.sum(dtype="int64"))}
 
 

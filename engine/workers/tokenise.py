@@ -180,9 +180,7 @@ class TextWorker:
         ends = numpy.cumsum(lengths)
         if len(self._special):
             marked = numpy.flatnonzero(numpy.isin(flat, self._special))
-            self.counts.with_control_tokens += len(
-                numpy.unique(numpy.searchsorted(ends, marked, side="right"))
-            )
+            self.counts.with_control_tokens += len(numpy.unique(numpy.searchsorted(ends, marked, side="right")))
         ids = numpy.insert(flat, ends, self.job.end_of_document).astype(self.dtype)
         self.append(names, ids, lengths + 1)
         self.counts.text_bytes += sum(map(len, documents))
@@ -216,9 +214,7 @@ class TextWorker:
     def reject(self, part: Part, where: str, why: str, rejections: list[tuple[int, str, str]]) -> None:
         """Count a record that cannot be used. Raises SettingsError unless such are skipped."""
         if self.job.on_bad_record != protocol.SKIP:
-            raise SettingsError(
-                f"{where}: {why}", "mend it, or leave such records out, counted and listed: --skip-bad"
-            )
+            raise SettingsError(f"{where}: {why}", "mend it, or leave such records out, counted and listed: --skip-bad")
         self.counts.rejected += 1
         if len(rejections) < protocol.MAX_REPORTED:
             rejections.append((part.number, where, why))
@@ -234,9 +230,7 @@ class TextWorker:
             else:
                 yield from self.accept(part, position, found, rejections)
 
-    def accept(
-        self, part: Part, position: int, found: Any, rejections: list[tuple[int, str, str]]
-    ) -> Iterator[Any]:
+    def accept(self, part: Part, position: int, found: Any, rejections: list[tuple[int, str, str]]) -> Iterator[Any]:
         """What `write` takes for the record `found`."""
         yield found
 

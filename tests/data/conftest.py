@@ -11,9 +11,7 @@ import pytest
 from engine.data.harmony import CONTROL_TOKENS
 from engine.data.vocabulary import END_OF_TEXT
 
-WORDS = (
-    "the model reads text and learns what comes next; naïve ﬁne 中文 🙂 1234 it's def f(x): return x".split()
-)
+WORDS = "the model reads text and learns what comes next; naïve ﬁne 中文 🙂 1234 it's def f(x): return x".split()
 
 
 @pytest.fixture(scope="session")
@@ -41,14 +39,11 @@ def texts(count: int, seed: int = 0, words: int = 60) -> list[str]:
     """Different short texts, the same for the same arguments."""
     chance = random.Random(seed)
     return [
-        " ".join(chance.choices(WORDS, k=chance.randint(2, words))) + f"\nnumber {number}"
-        for number in range(count)
+        " ".join(chance.choices(WORDS, k=chance.randint(2, words))) + f"\nnumber {number}" for number in range(count)
     ]
 
 
 def write_lines(path: Path, records) -> Path:
     """`records` as JSON lines."""
-    path.write_text(
-        "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8"
-    )
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
     return path

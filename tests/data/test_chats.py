@@ -59,13 +59,9 @@ def test_every_chat_is_there_once_with_its_mask(tokenizer, tmp_path, is_packed):
     wanted = []
     for chat in map(words.encode, chats):
         wanted.append((chat.ids, [*map(int, chat.mask[1:]), 0]))
-    found = _samples(tmp_path / "out" / "train.idx.parquet") + _samples(
-        tmp_path / "out" / "validation.idx.parquet"
-    )
+    found = _samples(tmp_path / "out" / "train.idx.parquet") + _samples(tmp_path / "out" / "validation.idx.parquet")
     assert sorted(found) == sorted(wanted)
-    assert made.trained_tokens == sum(
-        sum(mask) for _, mask in _samples(tmp_path / "out" / "train.idx.parquet")
-    )
+    assert made.trained_tokens == sum(sum(mask) for _, mask in _samples(tmp_path / "out" / "train.idx.parquet"))
     rows = parquet.read_table(tmp_path / "out" / "train.idx.parquet").num_rows
     assert rows == made.packing["train"]["rows"]
     assert (rows == made.packing["train"]["chats"]) == (not is_packed)
@@ -93,9 +89,7 @@ def test_long_chats_lose_their_oldest_turns_or_are_left_out(tokenizer, tmp_path)
     path = write_lines(tmp_path / "a.jsonl", [{"messages": chat} for chat in [talk, monologue, *chats]])
     made = _prepare(path, tokenizer, tmp_path / "out")
     assert (made.shortened, made.too_long, made.documents) == (1, 1, 31)
-    samples = _samples(tmp_path / "out" / "train.idx.parquet") + _samples(
-        tmp_path / "out" / "validation.idx.parquet"
-    )
+    samples = _samples(tmp_path / "out" / "train.idx.parquet") + _samples(tmp_path / "out" / "validation.idx.parquet")
     assert max(len(ids) for ids, _ in samples) <= 513
     end = vocabulary.read(tokenizer).end_of_answer
     assert all(ids[-1] == end for ids, _ in samples)
@@ -122,9 +116,7 @@ def test_prompts_and_answers_become_chats(tokenizer, tmp_path):
         tmp_path / "c",
     )
     sides = [
-        sorted(_samples(tmp_path / name / f"{side}.idx.parquet"))
-        for name in "pc"
-        for side in ("train", "validation")
+        sorted(_samples(tmp_path / name / f"{side}.idx.parquet")) for name in "pc" for side in ("train", "validation")
     ]
     assert sides[:2] == sides[2:]
 
@@ -169,9 +161,7 @@ def test_bridge_takes_the_rows_and_masks_as_meant(tokenizer, tmp_path, is_packed
     rows = tmp_path / "out" / "train.idx.parquet"
     end = vocabulary.read(tokenizer).end_of_answer
     arguments = [str(rows), str(end), str(is_packed)]
-    out = subprocess.run(
-        [sys.executable, "-c", BRIDGE, *arguments], capture_output=True, text=True, timeout=300
-    )
+    out = subprocess.run([sys.executable, "-c", BRIDGE, *arguments], capture_output=True, text=True, timeout=300)
     assert out.returncode == 0, out.stderr
     words = chat_worker.Harmony(str(tokenizer / "tokenizer.json"), Style())
     wanted = set()

@@ -145,8 +145,7 @@ def o200k(tmp_path_factory):
         at += 6 + size
     directory = tmp_path_factory.mktemp("o200k")
     lines = (
-        base64.b64encode(token) + f" {rank}\n".encode()
-        for token, rank in sorted(ranks.items(), key=lambda i: i[1])
+        base64.b64encode(token) + f" {rank}\n".encode() for token, rank in sorted(ranks.items(), key=lambda i: i[1])
     )
     (directory / "o200k_base.tiktoken").write_bytes(b"".join(lines))
     (directory / "tokenizer.json").write_text(json.dumps(_fast(ranks)), encoding="utf-8")
@@ -219,10 +218,7 @@ def test_the_trained_tokens_are_those_the_library_reads_as_an_answer(o200k, monk
 
 def _theirs(library, encoding, chat):
     last_user = max(i for i, message in enumerate(chat) if message["role"] == "user")
-    kept = [
-        {k: v for k, v in message.items() if k != "thinking" or i > last_user}
-        for i, message in enumerate(chat)
-    ]
+    kept = [{k: v for k, v in message.items() if k != "thinking" or i > last_user} for i, message in enumerate(chat)]
     conversation = library.Conversation.from_messages(_messages(library, kept))
     config = library.RenderConversationConfig(auto_drop_analysis=False)
     return encoding.render_conversation_for_training(conversation, config=config)

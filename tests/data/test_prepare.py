@@ -34,11 +34,7 @@ def _request(path, tokenizer, output, **changes):
 
 
 def _contents(directory):
-    return {
-        path.name: path.read_bytes()
-        for path in sorted(directory.glob("*.*"))
-        if path.suffix in (".bin", ".idx")
-    }
+    return {path.name: path.read_bytes() for path in sorted(directory.glob("*.*")) if path.suffix in (".bin", ".idx")}
 
 
 def _documents(prefix):
@@ -82,9 +78,7 @@ def test_formats_and_numbers_of_processes_do_not_matter(tokenizer, tmp_path, sma
     documents = texts(120)
     write_lines(tmp_path / "a.jsonl", [{"text": text} for text in documents])
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
-    (tmp_path / "c.jsonl.zst").write_bytes(
-        arrow.compress((tmp_path / "a.jsonl").read_bytes(), "zstd", asbytes=True)
-    )
+    (tmp_path / "c.jsonl.zst").write_bytes(arrow.compress((tmp_path / "a.jsonl").read_bytes(), "zstd", asbytes=True))
     parquet.write_table(arrow.table({"text": documents}), tmp_path / "d.parquet", row_group_size=17)
     made = {}
     for name, workers in (
@@ -260,9 +254,7 @@ def test_only_the_beginning_is_read_when_a_limit_is_given(tokenizer, tmp_path):
 
 
 def test_control_tokens_in_a_text_are_counted(tokenizer, tmp_path):
-    path = write_lines(
-        tmp_path / "a.jsonl", [{"text": "say <|end|> and <|start|>"}, *({"text": t} for t in texts(9))]
-    )
+    path = write_lines(tmp_path / "a.jsonl", [{"text": "say <|end|> and <|start|>"}, *({"text": t} for t in texts(9))])
     assert prepare(_request(path, tokenizer, tmp_path / "out")).with_control_tokens == 1
 
 
@@ -270,9 +262,7 @@ def test_a_full_disk_is_named_and_the_work_kept(tokenizer, tmp_path):
     path = write_lines(tmp_path / "a.jsonl", [{"text": text} for text in texts(9000)])
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(disk)], capture_output=True
-    )
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode:
         pytest.skip("making a small disk needs the right to mount one")
     try:
@@ -334,9 +324,7 @@ def test_a_tokenizer_that_gigatoken_cannot_carry_out_falls_back(tokenizer, tmp_p
     content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, content["pre_tokenizer"]]}
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     path = write_lines(tmp_path / "a.jsonl", [{"text": text} for text in texts(50)])
-    made = prepare(
-        _request(path, tmp_path / "tokenizer.json", tmp_path / "out", encoder="", validation_percent=0)
-    )
+    made = prepare(_request(path, tmp_path / "tokenizer.json", tmp_path / "out", encoder="", validation_percent=0))
     assert made.encoder == "tokenizers"
     assert "gigatoken was not used" in made.notices[0]
     prepare(_request(path, tmp_path / "tokenizer.json", tmp_path / "slow", validation_percent=0))
@@ -350,9 +338,7 @@ def test_a_difference_found_late_starts_again_with_the_reference(tokenizer, tmp_
     monkeypatch.setattr("engine.data.optional.version", lambda package: "1" if package == "gigatoken" else "")
     monkeypatch.setattr(pool.Pool, "compare", lambda self, files: None)
     said = ["", "other tokens"]
-    monkeypatch.setattr(
-        pool.Pool, "wait_for_comparison", lambda self: setattr(self, "_difference", said.pop())
-    )
+    monkeypatch.setattr(pool.Pool, "wait_for_comparison", lambda self: setattr(self, "_difference", said.pop()))
     made_jobs = []
 
     def as_tokenizers(self, job, workers, memory_mib, original=pool.Pool.__init__):
@@ -372,9 +358,7 @@ def test_a_killed_tokenising_process_is_named(tokenizer, tmp_path, small_units):
     path = write_lines(tmp_path / "a.jsonl", [{"text": text} for text in texts(3000)])
 
     def kill_one(status):
-        nursery = [
-            child for child in psutil.Process().children() if "engine.workers.tokenise" in child.cmdline()
-        ]
+        nursery = [child for child in psutil.Process().children() if "engine.workers.tokenise" in child.cmdline()]
         for child in nursery[0].children() if nursery and status.documents else []:
             child.kill()
 

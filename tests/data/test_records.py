@@ -99,10 +99,7 @@ def test_parts_give_every_record_once(tmp_path, lines, cuts, crlf):
     (tmp_path / "a.jsonl").write_bytes(content or b"\n")
     size = (tmp_path / "a.jsonl").stat().st_size
     bounds = [0, *sorted({cut for cut in cuts if cut < size}), size]
-    parts = [
-        _read(tmp_path / "a.jsonl", Shape(), start, stop)
-        for start, stop in zip(bounds, bounds[1:], strict=False)
-    ]
+    parts = [_read(tmp_path / "a.jsonl", Shape(), start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
     assert _plain(document for part in parts for document in part) == lines
 
 

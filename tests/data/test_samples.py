@@ -66,9 +66,7 @@ def test_samples_through_bridges_own_door(tokenizer, tmp_path):
     assert found["grown_mib"] < 50
     assert found["same"] and found["other"] and found["shifted"] and found["shape"] == [64]
     rows = _samples(tmp_path / "single" / "train.idx.parquet")
-    wanted = sorted(
-        [token for token, counts in zip(ids[1:], mask, strict=False) if counts] for ids, mask in rows
-    )
+    wanted = sorted([token for token, counts in zip(ids[1:], mask, strict=False) if counts] for ids, mask in rows)
     # An epoch holds every chat once, and the next one in another order.
     size = len(rows)
     assert sorted(found["answers"][:size]) == wanted

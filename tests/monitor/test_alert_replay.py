@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.monitor.simulated import HEALTHY, SICK, healthy, with_nan_loss, with_spike
 
 from engine.findings import Severity
 from engine.monitor.alert import Facts, facts_of
 from engine.monitor.alerts import AlertWatch, replay
 from engine.settings import Settings
+from tests.monitor.simulated import HEALTHY, SICK, healthy, with_nan_loss, with_spike
 
 REHEARSAL = Path(__file__).parent.parent / "captured" / "rehearsal"
 

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.monitor.simulated import healthy
 
 from engine.errors import RunError
 from engine.monitor.measured import Calibration, beside_plan, calibrate, measure, recall, remember
 from engine.plan.layout import Layout
 from engine.plan.plan import Plan
+from tests.monitor.simulated import healthy
 
 PLAN = Plan(
     device="gpu",

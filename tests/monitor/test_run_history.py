@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.monitor.simulated import SICK, healthy, with_resume
 
 from engine.monitor import history
 from engine.monitor.alerts import replay
 from engine.monitor.history import RunRecord
 from engine.settings import Settings
+from tests.monitor.simulated import SICK, healthy, with_resume
 
 REHEARSAL = Path(__file__).parent.parent / "captured" / "rehearsal"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from tests.monitor.simulated import START, healthy
 
 from engine.hardware.gpu import GpuSample
 from engine.monitor.alert import Facts
 from engine.monitor.alerts import AlertWatch
+from tests.monitor.simulated import START, healthy
 
 
 def watch_of(iterations: int, facts: Facts | None = None, **options: object) -> tuple[AlertWatch, float]:
