@@ -177,7 +177,7 @@ class TextWorker:
         """Append `documents` to their sides; return their digests."""
         names = [splits.digest(document) for document in documents]
         flat, lengths = self._encoder.encode(documents)
-        ends = numpy.cumsum(lengths)
+        ends: Any = numpy.cumsum(lengths)
         if len(self._special):
             marked = numpy.flatnonzero(numpy.isin(flat, self._special))
             self.counts.with_control_tokens += len(numpy.unique(numpy.searchsorted(ends, marked, side="right")))
