@@ -79,7 +79,7 @@ class SetupScreen(Launching):
         self.show_status((), place=f"set-up › {self.draft.name or 'your own'}")
         self._draw_rail()
         self.query_one("#rail").focus()
-        self.cockpit.machine_found.subscribe(self, lambda _: self._plan_soon())
+        self.cockpit.machine_found.subscribe(self, lambda _: self._machine_known())
         self.call_after_refresh(self._open_station)
         self._plan_soon()
 
@@ -125,6 +125,7 @@ class SetupScreen(Launching):
             pane.display = pane.id == f"form-{self._station}"
         if not panes.query_children(f"#form-{self._station}"):
             panes.mount(self._make_pane())
+        self._show_own_facts()
         if self._station == "review":
             self._review()
 
@@ -202,6 +203,14 @@ class SetupScreen(Launching):
                 form.show_advanced()
 
     # --- the consequence -------------------------------------------------------------
+
+    def _machine_known(self) -> None:
+        self._show_own_facts()
+        self._plan_soon()
+
+    def _show_own_facts(self) -> None:
+        machine = self.cockpit.machine
+        self.query_one(Consequence).show_for(self._station, None if isinstance(machine, Failure) else machine)
 
     def _plan_soon(self) -> None:
         self._draw_rail()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engine.machine import Machine
 from engine.plan.plan import Plan
 from engine.settings import Settings
 from gptoss_tui import words
 from gptoss_tui.bridge import Failure
 from gptoss_tui.widgets.canvas import Canvas, Row, heading
 from gptoss_tui.widgets.note import wrap
+from gptoss_tui.widgets.plan_tables import rows_for
 from gptoss_tui.widgets.steps import bar
 
 _VERDICTS = {
@@ -30,11 +32,18 @@ class Consequence(Canvas):
         self._settings = Settings()
         self._outcome: Plan | Failure | None = None
         self._missing: tuple[str, ...] = ()
+        self._station = ""
+        self._machine: Machine | None = None
         self._is_stale = False
 
     def show(self, settings: Settings, outcome: Plan | Failure | None, missing: tuple[str, ...] = ()) -> None:
         """Show a plan, a failure, or that planning goes on (None); `missing` says what is still to be given."""
         self._settings, self._outcome, self._missing, self._is_stale = settings, outcome, missing, False
+        self.on_resize()
+
+    def show_for(self, station: str, machine: Machine | None) -> None:
+        """Add what belongs to `station`: the GPUs, or the memory of each stage and other layouts."""
+        self._station, self._machine = station, machine
         self.on_resize()
 
     def show_stale(self) -> None:
@@ -58,18 +67,20 @@ class Consequence(Canvas):
             rows += _wrapped(f"✗ {self._outcome.message}", "bad", width)
             return rows + (_wrapped(f"→ {self._outcome.hint}", "text", width) if self._outcome.hint else [])
         if self._outcome is not None:
-            rows += plan_rows(self._outcome, self._settings, width)
+            own = rows_for(self._station, self._outcome, self._machine, width)
+            rows += plan_rows(self._outcome, self._settings, width, own)
         return rows
 
 
-def plan_rows(plan: Plan, settings: Settings, width: int) -> list[Row]:
-    """A plan in rows: verdict, memory, speed and time, then findings and reasons."""
+def plan_rows(plan: Plan, settings: Settings, width: int, own: Sequence[Row] = ()) -> list[Row]:
+    """A plan in rows: verdict, memory, speed and time, the station's `own`, then findings and reasons."""
     estimate = plan.estimate
     verdict, style = _VERDICTS.get(str(estimate.get("verdict")), ("✓ can run", "good"))
     where = f"{plan.world_size} × " + ("CPU rank" if plan.device == "cpu" else str(estimate.get("gpu", "GPU")))
     rows: list[Row] = [((verdict, style), (f"  {where}  {plan.layout}", "text"))]
     rows += _memory_rows(estimate.get("memory") or {}, width)
     rows += _speed_rows(estimate.get("throughput") or {}, settings)
+    rows += [*own, ()] if own else []
     for finding in estimate.get("findings", ()):
         mark, mark_style = _SEVERITY_MARKS.get(str(finding.get("severity")), _SEVERITY_MARKS["info"])
         rows += _wrapped(mark + str(finding.get("what", "")), mark_style, width)
