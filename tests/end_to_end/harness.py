@@ -24,6 +24,7 @@ TIMEOUT_S = 120.0
 
 SMALL: dict[str, object] = {
     "model.name": "tiny",
+    "model.converter": "bridge",
     "data.source": "sample",
     "data.max_megabytes": 0.3,
     "training.iterations": 8,
