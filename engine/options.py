@@ -167,7 +167,9 @@ def _check_text(option: Option, value: str) -> str | Problem:
 
 def _plain(number: float) -> str:
     """A limit as people write it: 100,000,000 and not 1e+08."""
-    return f"{int(number):,}" if float(number).is_integer() else f"{number:g}"
+    if not float(number).is_integer():
+        return f"{number:g}"
+    return f"{int(number):,}" if abs(number) >= 10_000 else str(int(number))
 
 
 def _problem(option: Option, value: object, hint: str) -> Problem:

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from engine.errors import StepFailed
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -56,6 +54,7 @@ class Heads:
 
 def read_tensors(checkpoint: Path) -> dict[str, Any]:
     """The adapters' tensors in `checkpoint` by Megatron's names, without the optimizer's. Raises StepFailed."""
+    import torch
     from torch.distributed.checkpoint import FileSystemReader, load
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
@@ -108,6 +107,8 @@ def merged(weights: Iterable[tuple[str, Any]], peft: Mapping[str, Any], scale: f
 
 def change(weight: Any, down: Any, up: Any, scale: float) -> Any:
     """What PEFT adds to `weight` (peft 0.21, tuners/lora/layer.py, `get_delta_weight`), in fp32."""
+    import torch
+
     if weight.dim() == 2:
         return scale * (up.float() @ down.float())
     experts = weight.shape[0]
@@ -202,6 +203,8 @@ def _attention(layer: int, module: str, adapter: Adapter, heads: Heads) -> dict[
 
 
 def _of_experts(layer: int, matrix: str, adapters: list[Adapter]) -> dict[str, Any]:
+    import torch
+
     ups = [adapter.up for adapter in adapters]
     if matrix == "linear_fc1":
         ups = [_interleaved(up) for up in ups]
@@ -214,6 +217,8 @@ def _of_experts(layer: int, matrix: str, adapters: list[Adapter]) -> dict[str, A
 
 def _interleaved(up: Any) -> Any:
     """Megatron's gate rows and then up rows, as Hugging Face's alternating ones."""
+    import torch
+
     gate, linear = up.chunk(2)
     return torch.stack([gate, linear], dim=1).reshape(up.shape)
 

@@ -12,7 +12,6 @@ import errno
 import faulthandler
 import json
 import os
-import resource
 import signal
 import sys
 import time
@@ -187,8 +186,10 @@ class _Status:
 
 
 def _peak_memory() -> dict[str, float]:
-    resident_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _KIB_PER_GIB
-    peak = {"peak_memory_gib": round(resident_gib, 3)}
+    # Not ru_maxrss: that of the parent lives on in it through fork and exec.
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    resident_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+    peak = {"peak_memory_gib": round(resident_kib / _KIB_PER_GIB, 3)}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         peak["peak_gpu_memory_gib"] = round(torch.cuda.max_memory_allocated() / (1 << 30), 3)
