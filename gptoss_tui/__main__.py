@@ -73,7 +73,7 @@ def _open_named(options: Any) -> int:
         from engine import presets
 
         settings = presets.find(options.preset).settings
-    return run_app(options.screen, settings=settings, no_mouse=options.no_mouse)
+    return run_app(options.screen, settings=settings, no_mouse=options.no_mouse, machine=options.machine)
 
 
 if __name__ == "__main__":

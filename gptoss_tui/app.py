@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.style import Style
@@ -152,14 +153,18 @@ def run_app(
     run: RunDirectory | None = None,
     settings: Settings | None = None,
     no_mouse: bool = False,
+    machine: str = "",
 ) -> int:
     """Show the screens until the person leaves; returns the exit code for the shell.
 
-    `start_screen` is home, setup, monitor, runs or doctor; the monitor needs `run`.
+    `start_screen` is home, setup, monitor, runs or doctor; the monitor needs `run`. `machine` is a
+    machine file to plan for in place of this machine.
     """
     from gptoss_tui.driver import TerminalDriver
 
-    app = CockpitApp(partial(_screen, start_screen, run, settings), driver_class=TerminalDriver)
+    services = Services()
+    services.described = Path(machine).expanduser() if machine else None
+    app = CockpitApp(partial(_screen, start_screen, run, settings), services=services, driver_class=TerminalDriver)
     result = app.run(mouse=not no_mouse)
     return int(app.return_code or 0) if result is None else int(result)
 

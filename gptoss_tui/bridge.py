@@ -16,7 +16,7 @@ from textual.message_pump import MessagePump
 from textual.worker import get_current_worker
 
 from engine.defects import keep_trace
-from engine.errors import EngineError
+from engine.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:
     from engine.findings import Finding
@@ -70,6 +70,9 @@ def ask(target: MessagePump, name: str, call: Callable[[], Any]) -> None:
 class Services:
     """The engine as the screens use it. Every method may raise EngineError or OSError."""
 
+    described: Path | None = None
+    """A machine file to plan for in place of this machine."""
+
     def presets(self) -> tuple[Preset, ...]:
         from engine.presets import all_presets
 
@@ -81,6 +84,10 @@ class Services:
         return save(name, settings)
 
     def machine(self) -> Machine:
+        if self.described is not None:
+            from engine.machine_file import load
+
+            return load(self.described)
         from engine.machine import detect
 
         return detect()
@@ -96,10 +103,9 @@ class Services:
         return make_plan(settings, machine)
 
     def check(self, settings: Settings, plan: Plan, machine: Machine) -> tuple[Finding, ...]:
-        from engine.paths import runs_root
-        from engine.preflight import check
+        from engine.cli.starting import check
 
-        return check(settings, plan, machine, runs_root())
+        return check(settings, plan, machine)
 
     def versions(self) -> tuple[Finding, ...]:
         from engine.versions import check
@@ -107,6 +113,11 @@ class Services:
         return check()
 
     def start(self, settings: Settings, plan: Plan, name: str = "") -> RunDirectory:
+        if self.described is not None:
+            raise SettingsError(
+                f"{self.described} describes a machine that is not this one",
+                "write scripts for it: gptoss export-scripts",
+            )
         # The plan that was shown is the one that is carried out.
         from engine.run.start import create, launch
 

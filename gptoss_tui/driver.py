@@ -35,8 +35,10 @@ class TerminalDriver(LinuxDriver):
         try:
             while not self.exit_event.is_set():
                 if selector.select(0.1):
-                    data = self._read()
-                    for event in parser.feed(decoder.decode(mouse.strip(data))):
+                    text = decoder.decode(mouse.strip(self._read()))
+                    # To the parser an empty text is the end of the input: a chunk may be one
+                    # mouse report, or half a character.
+                    for event in parser.feed(text) if text else ():
                         self.process_message(event)
                 for event in parser.tick():
                     self.process_message(event)

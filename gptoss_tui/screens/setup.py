@@ -30,7 +30,7 @@ from gptoss_tui.widgets.review import Review
 if TYPE_CHECKING:
     from engine.presets import Preset
 
-PLAN_DELAY_S = 0.15
+PLAN_DELAY_S = 0.05
 """Wait this long after the last letter before planning anew."""
 
 

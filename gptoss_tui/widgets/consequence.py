@@ -35,10 +35,16 @@ class Consequence(Canvas):
         self._station = ""
         self._machine: Machine | None = None
         self._is_stale = False
+        self._planned: Plan | None = None
+        self._change = ""
 
     def show(self, settings: Settings, outcome: Plan | Failure | None, missing: tuple[str, ...] = ()) -> None:
         """Show a plan, a failure, or that planning goes on (None); `missing` says what is still to be given."""
         self._settings, self._outcome, self._missing, self._is_stale = settings, outcome, missing, False
+        if isinstance(outcome, Plan):
+            if self._planned is not None and outcome != self._planned:
+                self._change = change(self._planned, outcome)
+            self._planned = outcome
         self.on_resize()
 
     def show_for(self, station: str, machine: Machine | None) -> None:
@@ -67,7 +73,8 @@ class Consequence(Canvas):
             rows += _wrapped(f"✗ {self._outcome.message}", "bad", width)
             return rows + (_wrapped(f"→ {self._outcome.hint}", "text", width) if self._outcome.hint else [])
         if self._outcome is not None:
-            own = rows_for(self._station, self._outcome, self._machine, width)
+            own = _wrapped(self._change, "line", width) if self._change else []
+            own += rows_for(self._station, self._outcome, self._machine, width)
             rows += plan_rows(self._outcome, self._settings, width, own)
         return rows
 
@@ -90,6 +97,21 @@ def plan_rows(plan: Plan, settings: Settings, width: int, own: Sequence[Row] = (
     for reason in plan.reasons:
         rows += _wrapped(reason, "muted", width)
     return rows
+
+
+def change(old: Plan, new: Plan) -> str:
+    """What the last edit did to memory, speed and layout, in one line; empty when to none of them."""
+    parts = []
+    if old.layout != new.layout:
+        parts.append(f"{old.layout} → {new.layout}")
+    before, after = (plan.estimate.get("memory") or {} for plan in (old, new))
+    key = "peak_gib" if "peak_gib" in after else "ram_gib"
+    if key in before and key in after and abs(before[key] - after[key]) >= 0.05:
+        parts.append(f"memory {before[key]:.1f} → {after[key]:.1f} GiB")
+    slow, fast = ((plan.estimate.get("throughput") or {}).get("tokens_per_s") for plan in (old, new))
+    if slow and fast and abs(fast / slow - 1) >= 0.005:
+        parts.append(f"speed {fast / slow - 1:+.0%}")
+    return "changed: " + ", ".join(parts) if parts else ""
 
 
 def _memory_rows(memory: Mapping[str, Any], width: int) -> list[Row]:

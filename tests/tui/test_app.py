@@ -220,7 +220,10 @@ class Terminal:
         while text not in self.written:
             readable, _, _ = select.select([self.master], [], [], max(0, end - time.monotonic()))
             assert readable, self.written[-400:]
-            self.written += os.read(self.master, 65536)
+            try:
+                self.written += os.read(self.master, 65536)
+            except OSError:  # the program has ended
+                raise AssertionError(self.written[-4000:].decode(errors="replace")) from None
 
     def close(self) -> None:
         os.close(self.master)
