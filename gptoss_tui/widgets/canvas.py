@@ -9,6 +9,7 @@ from __future__ import annotations
 from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
+from textual import events
 from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
@@ -85,6 +86,7 @@ class Canvas(Widget):
         self._rows: list[Row] = []
         self._strips: dict[int, Strip] = {}
         self._rich_styles: dict[str, Style] = {}
+        self._told_size = Size()
 
     @property
     def rows(self) -> list[Row]:
@@ -123,7 +125,15 @@ class Canvas(Widget):
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         return max(1, len(self._rows))
 
+    def on_resize(self) -> None:
+        self._told_size = self.size
+
     def render_line(self, y: int) -> Strip:
+        if self._told_size != self.size:
+            # Textual (8.2.8) tells no new widget its size when a region was asked for between the change of
+            # the layout and its reflow (`Compositor.full_map`); such a widget would stay empty for good.
+            self._told_size = self.size
+            self.post_message(events.Resize(self.size, self.virtual_size, self.container_size))
         width = self.content_size.width
         strip = self._strips.get(y)
         if strip is None or strip.cell_length != width:
