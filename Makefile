@@ -11,11 +11,13 @@ lint:
 types:
 	uv run --group dev mypy
 
+PYTEST = uv run --group dev pytest -n logical --dist loadgroup --no-loadscope-reorder
+
 test:
-	uv run --group dev pytest
+	$(PYTEST)
 
 unit: # everything that needs no Megatron: under a minute
-	uv run --group dev pytest -m "not engine"
+	$(PYTEST) -m "not engine"
 
 format:
 	uv run --group dev ruff format .

@@ -1,0 +1,27 @@
+"""How the tests are shared out among processes: `make test` runs one for each core."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+SUITES = ("end_to_end", "finetune", "convert", "launch", "plan_megatron")
+"""Each is one process's work, because its tests share a Megatron, a run or the ports of the machine; longest first."""
+ALONE = {"test_quickstart": "quickstart"}
+"""Modules of a suite that share nothing with the rest of it."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Name the suite of each test for `--dist loadgroup`, and begin with what takes longest."""
+    order = (*ALONE.values(), *SUITES)
+    places: dict[str, int] = {}
+    for item in items:
+        directory = item.path.relative_to(HERE).parts[0]
+        suite = ALONE.get(item.path.stem, directory)
+        if suite in order:
+            item.add_marker(pytest.mark.xdist_group(suite))
+        places[item.nodeid] = order.index(suite) if suite in order else len(order)
+    items.sort(key=lambda item: places[item.nodeid])
