@@ -142,8 +142,12 @@ def describe(found: Inspection) -> str:
     if found.over_sequence_length is not None:
         share = found.over_sequence_length
         lines.append(f"  longer     {share:.1%} of the records are longer than {found.sequence_length:,} tokens")
+    if found.trained_share is not None:
+        lines.append(f"  learnt     {found.trained_share:.1%} of the tokens: the answers")
     if found.epochs:
-        lines.append(f"  epochs     {found.epochs.value:,.2f} in the planned training")
+        low, high = found.epochs.low, found.epochs.high
+        sure = "" if low == high else f" (95 %: {low:,.2f} to {high:,.2f})"
+        lines.append(f"  epochs     {found.epochs.value:,.2f} in the planned training{sure}")
     if found.prepare_s is not None:
         lines.append(f"  prepare    about {output.duration(found.prepare_s)} on this machine")
     lines += _doubts(found)

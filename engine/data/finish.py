@@ -8,20 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.data import indexed, manifest, optional, packed_file
+from engine.data import indexed, manifest, optional, packed_file, vocabulary
 from engine.data.job import SIDES, TRAIN, VALIDATION
 from engine.data.manifest import Manifest
 from engine.data.merge import JOURNAL, Merger
 from engine.data.request import Request
 
 _PACKAGES = ("gigatoken", "tokenizers", "numpy", "pyarrow", "megatron-core")
-_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 def write(request: Request, merger: Merger, work: Path) -> dict[str, Any]:
     """Write what Megatron reads beside the tokens; return the facts about the packing. Raises OSError."""
     sides = [side for side in SIDES if merger.current.counts.documents[side]]
-    _copy_tokenizer(Path(request.vocabulary.path), work / "tokenizer")
+    vocabulary.copy(Path(request.vocabulary.path), work / "tokenizer")
     if request.packing is None:
         for side in sides:
             indexed.write_index(work / side, merger.file(side, ".len"), request.token_type)
@@ -50,7 +49,7 @@ def describe(
     request: Request, merger: Merger, encoder: str, notices: list[str], packing: Mapping[str, Any]
 ) -> Manifest:
     """The manifest of what was written."""
-    now, vocabulary = merger.current, request.vocabulary
+    now, words = merger.current, request.vocabulary
     counts = now.counts
     if merger.resumed_units:
         notices = [
@@ -59,15 +58,16 @@ def describe(
         ]
     return Manifest(
         source=request.source,
+        identity=request.identity(),
         documents=sum(counts.documents.values()),
         train_documents=counts.documents[TRAIN],
         train_tokens=counts.tokens[TRAIN],
         validation_tokens=counts.tokens[VALIDATION],
         trained_tokens=counts.trained[TRAIN],
-        vocabulary_size=vocabulary.size,
+        vocabulary_size=words.size,
         token_type=request.token_type,
-        end_of_document=vocabulary.end_of_document,
-        tokenizer_hash=vocabulary.sha256,
+        end_of_document=words.end_of_document,
+        tokenizer_hash=words.sha256,
         encoder=encoder,
         columns=request.shape.columns,
         validation_share=request.validation_percent / 100,
@@ -101,12 +101,3 @@ def publish(made: Path, final: Path) -> None:
         final.rename(old)
     made.rename(final)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _copy_tokenizer(tokenizer_json: Path, target: Path) -> None:
-    """The data and the tokenizer that made it belong together."""
-    target.mkdir(exist_ok=True)
-    shutil.copyfile(tokenizer_json, target / "tokenizer.json")
-    for name in _TOKENIZER_FILES:
-        if tokenizer_json.with_name(name).is_file():
-            shutil.copyfile(tokenizer_json.with_name(name), target / name)

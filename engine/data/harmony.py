@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.data import harmony_tools
 from engine.data.shape import Unusable
 
 START, MESSAGE, END, CHANNEL = "<|start|>", "<|message|>", "<|end|>", "<|channel|>"
@@ -53,20 +54,22 @@ class Style:
     date: str = ""
     """The date that the system message names; empty leaves the line out."""
 
-    def system_text(self) -> str:
+    def system_text(self, has_tools: bool = False) -> str:
         """The system message of gpt-oss (openai/harmony, `SystemContent`)."""
         date = f"\nCurrent date: {self.date}" if self.date else ""
         return (
             f"{self.identity}\nKnowledge cutoff: {self.knowledge_cutoff}{date}\n\nReasoning: {self.effort}\n\n"
             "# Valid channels: analysis, commentary, final. Channel must be included for every message."
+            + (harmony_tools.SYSTEM_LINE if has_tools else "")
         )
 
 
 def render(messages: Sequence[Mapping[str, Any]], style: Style) -> list[Piece]:
     """The chat as pieces in order. Raises Unusable for one that cannot be trained on."""
-    turns = _checked(messages)
+    turns = checked(messages)
     last_user = max((i for i, turn in enumerate(turns) if turn["role"] == "user"), default=-1)
-    pieces = list(_message("system", style.system_text()))
+    has_tools = any(turn.get("tools") for turn in turns)
+    pieces = list(_message("system", style.system_text(has_tools)))
     previous_calls: list[str] = []
     was_assistant = False
     for number, turn in enumerate(turns):
@@ -80,11 +83,11 @@ def render(messages: Sequence[Mapping[str, Any]], style: Style) -> list[Piece]:
             name = str(turn.get("name") or (previous_calls.pop(0) if previous_calls else ""))
             if not name:
                 raise Unusable(f"message {number + 1}: a tool result without the name of its tool")
-            pieces += _message(f"{_tool(name)} to=assistant", _text(turn, number), "commentary")
+            pieces += _message(f"{_tool(name)} to=assistant", text_of(turn, number), "commentary")
         elif role == "user":
-            pieces += _message("user", _text(turn, number))
+            pieces += _message("user", text_of(turn, number))
         else:
-            pieces += _message("developer", f"# Instructions\n\n{_text(turn, number)}")
+            pieces += _message("developer", _instructions(turn, number))
         was_assistant = role == "assistant"
     return pieces
 
@@ -99,14 +102,15 @@ def shorten(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | 
     return [*kept, *messages[users[1] :]]
 
 
-def _checked(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def checked(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with their roles in our words, up to the last answer. Raises Unusable."""
     turns = []
     for number, message in enumerate(messages, 1):
         role = _role(message)
         if role not in ROLES:
             raise Unusable(f"message {number}: the role {role!r} is unknown; known are {', '.join(ROLES)}")
-        if message.get("tools"):
-            raise Unusable(f"message {number}: definitions of tools cannot be rendered; put them into the instructions")
+        if message.get("tools") and role not in ROLES[:2]:
+            raise Unusable(f"message {number}: a message of the {role} defines tools; the system or developer does")
         turns.append({**message, "role": role})
     if not any(turn["role"] == "assistant" for turn in turns):
         raise Unusable("it has no answer of the assistant: there is nothing to learn")
@@ -119,7 +123,7 @@ def _checked(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _assistant(turn: Mapping[str, Any], is_last: bool, keeps_thinking: bool, continues: bool) -> Iterator[Piece]:
     thinking = next((str(turn[name]) for name in _THINKING if turn.get(name)), "")
     calls = turn.get("tool_calls") or []
-    content = _content(turn)
+    content = content_of(turn)
     if content is None and not calls and not thinking:
         raise Unusable("an answer of the assistant is empty")
     channel = str(turn.get("channel") or ("commentary" if calls else "final"))
@@ -160,19 +164,32 @@ def _message(header: str, text: str, channel: str = "") -> Iterator[Piece]:
     yield Piece(END, is_control=True)
 
 
+def _instructions(turn: Mapping[str, Any], number: int) -> str:
+    tools = turn.get("tools") or ()
+    if isinstance(tools, str) or not isinstance(tools, Sequence):
+        raise Unusable(f"message {number + 1}: its tools are no list")
+    parts = [harmony_tools.section(tools)] if tools else []
+    # A message that only defines tools needs no words.
+    if not tools or content_of(turn) is not None:
+        parts.insert(0, f"# Instructions\n\n{text_of(turn, number)}")
+    return "\n\n".join(parts)
+
+
 def _role(message: Mapping[str, Any]) -> str:
     name = str(message.get("role") or message.get("from") or "")
     return _ROLE_NAMES.get(name, name)
 
 
-def _text(turn: Mapping[str, Any], number: int) -> str:
-    content = _content(turn)
+def text_of(turn: Mapping[str, Any], number: int) -> str:
+    """What message `number` (from 0) says. Raises Unusable when it says nothing."""
+    content = content_of(turn)
     if content is None:
         raise Unusable(f"message {number + 1} ({turn['role']}) has no content")
     return content
 
 
-def _content(turn: Mapping[str, Any]) -> str | None:
+def content_of(turn: Mapping[str, Any]) -> str | None:
+    """What a message says, in one text; None for nothing. Raises Unusable for a picture or the like."""
     value = turn["content"] if "content" in turn else turn.get("value")
     if isinstance(value, list):
         texts = [part.get("text") for part in value if isinstance(part, Mapping) and part.get("type") == "text"]

@@ -6,15 +6,16 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from engine.data import records, sampling, splits, tokens
+from engine.data import chats, harmony, records, sampling, splits, tokens
 from engine.data.estimates import Estimate, Estimates, Window, epochs, histogram, length_facts
-from engine.data.records import Rejection
-from engine.data.shape import Shape, detect
+from engine.data.harmony import Style
+from engine.data.records import Messages, Rejection
+from engine.data.shape import TEXT, Shape, Unusable, detect
 from engine.data.sources import SourceFile, total_bytes
 from engine.data.units import Part
 from engine.data.vocabulary import Vocabulary
+from engine.errors import SettingsError
 
 EXACT_BELOW_BYTES = 16_000_000
 """Inputs smaller than this are read whole anyway."""
@@ -64,6 +65,8 @@ class Inspection:
     problems: tuple[str, ...] = ()
     """Where and why records cannot be used; the first 20."""
     with_control_tokens: int = 0
+    trained_share: float | None = None
+    """Of a chat's tokens, how many the model learns to write; None for text and without a tokenizer."""
     samples: tuple[str, ...] = ()
     epochs: Estimate | None = None
     """How often the planned training goes over the data; None without a plan."""
@@ -82,12 +85,14 @@ class _Tally:
     empty: int = 0
     rejected: int = 0
     with_control_tokens: int = 0
+    trained: int = 0
     problems: list[str] = field(default_factory=list)
     samples: list[str] = field(default_factory=list)
     encode_s: float = 0.0
     tokenised_bytes: int = 0
 
 
+type Document = bytes | Messages
 type Tell = Callable[[int, int], None]
 """Told the bytes done and the bytes in all."""
 
@@ -113,14 +118,10 @@ def inspect(
     tell: Tell = lambda done, total: None,
 ) -> Inspection:
     """Look at `files`. With `vocabulary` lengths are tokens; `planned_tokens` gives epochs. Raises SettingsError."""
-    notices: list[str] = []
-    encoder: tokens.Encoder | None = None
-    if vocabulary is not None:
-        encoder, notice = tokens.fastest(vocabulary.path)
-        notices += [notice] if notice else []
+    encoder, notice = _encoder(shape, vocabulary)
     is_exact = is_exact or (total_bytes(list(files)) <= EXACT_BELOW_BYTES and not any(f.compression for f in files))
     tally = _Tally()
-    windows = _look(files, shape, encoder, vocabulary, tally, is_exact, tell)
+    windows = _look(files, shape, encoder, tally, is_exact, tell)
     found = Estimates(windows, total_bytes(list(files)), is_exact)
     if not any(file.is_lines for file in files):
         # Tables say how many rows they have.
@@ -149,24 +150,79 @@ def inspect(
         rejected=tally.rejected,
         problems=tuple(tally.problems),
         with_control_tokens=tally.with_control_tokens,
+        trained_share=tally.trained / sum(tally.lengths) if tally.trained and shape.kind != TEXT else None,
         samples=tuple(tally.samples),
         epochs=epochs(found.tokens, planned_tokens) if encoder and planned_tokens else None,
         prepare_s=_time_to_prepare(tally, found.text_bytes.value, workers) if encoder else None,
-        notices=tuple(notices),
+        notices=(notice,) if notice else (),
     )
+
+
+class _ChatEncoder:
+    """Chats as the tokens that `prepare` would make of them."""
+
+    name = tokens.TOKENIZERS
+
+    def __init__(self, tokenizer_json: str) -> None:
+        self._tokenizer = chats.tokenizer(tokenizer_json, Style())
+
+    def lengths(self, batch: Sequence[Document], tally: _Tally) -> list[int]:
+        """The tokens of each chat; those that are learnt are counted."""
+        found = []
+        for messages in batch:
+            try:
+                chat = self._tokenizer.encode(messages)  # type: ignore[arg-type] # `_usable` gave messages
+            except Unusable:
+                # Half a surrogate pair, or what only this tokenizer's template refuses.
+                tally.rejected += 1
+                continue
+            found.append(len(chat))
+            tally.trained += sum(chat.mask)
+        return found
+
+
+class _TextEncoder:
+    """Texts as tokens."""
+
+    def __init__(self, encoder: tokens.Encoder, special: frozenset[int]) -> None:
+        self.name = encoder.name
+        self._encoder = encoder
+        self._special = special
+
+    def lengths(self, batch: Sequence[Document], tally: _Tally) -> list[int]:
+        """The tokens of each text; those with a control token are counted."""
+        ids, lengths = self._encoder.encode(batch)  # type: ignore[arg-type] # `_usable` gave bytes
+        sizes: list[int] = lengths.tolist()
+        if self._special and not self._special.isdisjoint(ids.tolist()):
+            tally.with_control_tokens += _marked(ids.tolist(), sizes, self._special)
+        return sizes
+
+
+type _Encoder = _ChatEncoder | _TextEncoder
+
+
+def _encoder(shape: Shape, vocabulary: Vocabulary | None) -> tuple[_Encoder | None, str]:
+    """What turns records into tokens, and what a person should know about it."""
+    if vocabulary is None:
+        return None, ""
+    if shape.kind != TEXT:
+        try:
+            return _ChatEncoder(vocabulary.path), ""
+        except SettingsError as error:
+            return None, f"lengths are in bytes: {error.message}"
+    encoder, notice = tokens.fastest(vocabulary.path)
+    return _TextEncoder(encoder, frozenset(vocabulary.special.values())), notice
 
 
 def _look(
     files: Sequence[SourceFile],
     shape: Shape,
-    encoder: tokens.Encoder | None,
-    vocabulary: Vocabulary | None,
+    encoder: _Encoder | None,
     tally: _Tally,
     is_exact: bool,
     tell: Tell,
 ) -> list[Window]:
     parts = _all_parts(files) if is_exact else sampling.windows(files, _WINDOWS, _WINDOW_BYTES)
-    special = frozenset(vocabulary.special.values()) if vocabulary else frozenset()
     budget = math.inf if is_exact or not encoder else _TOKENISED_BYTES[encoder.name] / max(1, len(parts))
     windows = []
     for number, part in enumerate(parts):
@@ -174,7 +230,7 @@ def _look(
         window = Window()
         limit = None if is_exact else _WINDOW_BYTES
         for batch in _batches(_usable(part, shape, limit, window, tally)):
-            _count(batch, window, tally, encoder, special, budget)
+            _count(batch, window, tally, encoder, budget)
         windows.append(window)
     tell(len(parts), len(parts))
     return windows
@@ -192,7 +248,7 @@ def _all_parts(files: Sequence[SourceFile]) -> list[Part]:
     return found
 
 
-def _usable(part: Part, shape: Shape, limit: int | None, window: Window, tally: _Tally) -> Iterator[bytes]:
+def _usable(part: Part, shape: Shape, limit: int | None, window: Window, tally: _Tally) -> Iterator[Document]:
     """The documents of a window; the others are counted."""
     held, first, last = 0, -1, 0
     for position, found in records.documents(part.file, shape, part.start, part.end):
@@ -201,17 +257,17 @@ def _usable(part: Part, shape: Shape, limit: int | None, window: Window, tally: 
             last = position
             break
         window.records += 1
-        if isinstance(found, Rejection):
+        document = _checked(found)
+        if isinstance(document, Rejection):
             tally.rejected += 1
             if len(tally.problems) < _PROBLEMS:
-                tally.problems.append(f"{records.place(part.file, position)}: {found.reason}")
+                tally.problems.append(f"{records.place(part.file, position)}: {document.reason}")
             continue
-        document = found if isinstance(found, bytes) else _chat_text(found)
-        held += len(document)
-        if not document.strip():
-            tally.empty += 1
-        else:
+        held += len(_as_text(document))
+        if document:
             yield document
+        else:
+            tally.empty += 1
     # How much of the input the window stands for: up to the record after its last one.
     if last and part.file.is_lines:
         window.raw_bytes = int((last - first) / (records.expansion(part.file) if part.file.compression else 1.0))
@@ -231,16 +287,17 @@ def _whole_part(part: Part) -> int:
 
 
 def _count(
-    batch: list[bytes],
+    batch: list[Document],
     window: Window,
     tally: _Tally,
-    encoder: tokens.Encoder | None,
-    special: frozenset[int],
+    encoder: _Encoder | None,
     budget: float,
 ) -> None:
-    window.text_bytes += sum(map(len, batch))
-    tally.byte_lengths += map(len, batch)
-    for document in batch:
+    texts = list(map(_as_text, batch))
+    size = sum(map(len, texts))
+    window.text_bytes += size
+    tally.byte_lengths += map(len, texts)
+    for document in texts:
         if len(tally.samples) < _SAMPLES:
             tally.samples.append(document[: 4 * _SAMPLE_LETTERS].decode(errors="ignore")[:_SAMPLE_LETTERS])
         if len(tally.digests) < _MAX_DIGESTS:
@@ -251,15 +308,12 @@ def _count(
     if encoder is None or window.tokenised_bytes > budget:
         return
     started = time.perf_counter()
-    ids, lengths = encoder.encode(batch)
+    sizes = encoder.lengths(batch, tally)
     tally.encode_s += time.perf_counter() - started
-    sizes: list[int] = lengths.tolist()
     tally.lengths += sizes
     window.tokens += sum(sizes)
-    window.tokenised_bytes += sum(map(len, batch))
-    tally.tokenised_bytes += sum(map(len, batch))
-    if special and not special.isdisjoint(ids.tolist()):
-        tally.with_control_tokens += _marked(ids.tolist(), sizes, special)
+    window.tokenised_bytes += size
+    tally.tokenised_bytes += size
 
 
 def _marked(ids: list[int], sizes: list[int], special: frozenset[int]) -> int:
@@ -270,12 +324,12 @@ def _marked(ids: list[int], sizes: list[int], special: frozenset[int]) -> int:
     return marked
 
 
-def _batches(documents: Iterator[bytes]) -> Iterator[list[bytes]]:
-    held: list[bytes] = []
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    held: list[Document] = []
     size = 0
     for document in documents:
         held.append(document)
-        size += len(document)
+        size += len(_as_text(document))
         if len(held) >= _BATCH or size >= sampling.WINDOW_BYTES:
             yield held
             held, size = [], 0
@@ -283,9 +337,18 @@ def _batches(documents: Iterator[bytes]) -> Iterator[list[bytes]]:
         yield held
 
 
-def _chat_text(messages: Sequence[Any]) -> bytes:
-    contents = (message.get("content", message.get("value")) for message in messages)
-    return "\n".join(text for text in contents if isinstance(text, str)).encode("utf-8", "replace")
+def _checked(found: Document | Rejection) -> Document | Rejection:
+    """A chat that `prepare` would refuse is a rejection."""
+    if isinstance(found, list):
+        try:
+            harmony.render(found, Style())
+        except Unusable as error:
+            return Rejection(str(error))
+    return found
+
+
+def _as_text(document: Document) -> bytes:
+    return document if isinstance(document, bytes) else sampling.text_of_chat(document)
 
 
 def _formats(files: Sequence[SourceFile]) -> dict[str, int]:

@@ -45,6 +45,11 @@ class Job:
     longest: int = 0
     """Chats of more tokens lose their oldest turns; 0 means no limit."""
 
+    @property
+    def token_bytes(self) -> int:
+        """What one token takes in the .bin."""
+        return 2 if self.token_type == "uint16" else 4
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

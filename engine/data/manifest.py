@@ -35,6 +35,8 @@ class Manifest:
     """`text`, `sample`, `chat`, `prefix` or `mock`, as in the settings."""
     prefix: str = ""
     """The .bin/.idx pair of source `prefix`, without its ending; the others lie beside the manifest."""
+    identity: str = ""
+    """Hash of the inputs (names, sizes, times) and of every choice: `Request.identity`."""
     documents: int = 0
     train_documents: int = 0
     train_tokens: int = 0
@@ -63,6 +65,12 @@ class Manifest:
     """What a person should know about how it was made."""
     checked_by: str = ""
     """What read the result back: `megatron`, or `gptoss` where Megatron is not installed."""
+
+    @property
+    def sides(self) -> dict[str, int]:
+        """The documents of each side that has any."""
+        counts = {"train": self.train_documents, "validation": self.documents - self.train_documents}
+        return {side: count for side, count in counts.items() if count}
 
     def save(self, directory: Path) -> None:
         """Write it into `directory`. Raises OSError."""

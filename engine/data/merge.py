@@ -7,12 +7,14 @@ in the directory are not made anew.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,13 +53,14 @@ class Progress:
 class Merger:
     """Owns the growing output files and the journal in one directory."""
 
-    def __init__(self, directory: Path, identity: Mapping[str, Any], paths: list[str]) -> None:
+    def __init__(self, directory: Path, identity: Mapping[str, Any], paths: list[str], token_bytes: int) -> None:
         """Go on with what lies in `directory` when it was begun with the same `identity`, else begin.
 
         `paths` names the inputs in the list of rejected records. Raises OSError.
         """
         self._directory = directory
         self._paths = paths
+        self._token_bytes = token_bytes
         self.parts = directory / "parts"
         self.spool = directory / "spool"
         self.progress, self.was_begun_otherwise = self._read(identity)
@@ -67,12 +70,18 @@ class Merger:
             first = json.dumps(identity, sort_keys=True) + "\n"
             (directory / JOURNAL).write_text(first, encoding="utf-8")
             self.progress = Progress()
+        else:
+            # A kill may have left half a line, which would swallow the next one.
+            with (directory / JOURNAL).open("ab") as journal:
+                journal.write(b"\n")
         self.resumed_units = self.progress.units
         self.parts.mkdir(exist_ok=True)
         shutil.rmtree(self.spool, ignore_errors=True)
         self.spool.mkdir()
         self._files = {name: self._open(name) for name in self._names()}
         self._merged_parts: list[Path] = []
+        self._disk = ThreadPoolExecutor(1)
+        self._noting: Future[None] | None = None
         self._committed = time.monotonic()
 
     def file(self, side: str, ending: str) -> Path:
@@ -83,7 +92,15 @@ class Merger:
         """The result of a unit whose parts lie ready."""
         try:
             value = json.loads((self.parts / f"{unit:08d}.json").read_text(encoding="utf-8"))
-            return Result.from_json(value)
+            result = Result.from_json(value)
+            for side in SIDES:
+                part = self.parts / f"{unit:08d}.{side}"
+                # After a power failure a file may have its name and not its content.
+                if part.with_suffix(f".{side}.len").stat().st_size != 4 * result.counts.documents[side]:
+                    return None
+                if part.with_suffix(f".{side}.bin").stat().st_size != self._token_bytes * result.counts.tokens[side]:
+                    return None
+            return result
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -104,8 +121,7 @@ class Merger:
             for ending in _ENDINGS:
                 part = self.parts / f"{result.unit:08d}.{side}{ending}"
                 if part.exists():
-                    with part.open("rb") as stream:
-                        shutil.copyfileobj(stream, self._files[side + ending], 1 << 20)
+                    _append(part, self._files[side + ending])
                     self._merged_parts.append(part)
         self._merged_parts.append(self.parts / f"{result.unit:08d}.json")
         for number, where, why in result.rejections:
@@ -117,28 +133,45 @@ class Merger:
         now.counts.add(result.counts)
         now.lowest = tuple(sorted({*now.lowest, *result.lowest})[:2])
         now.units += 1
-        if time.monotonic() - self._committed >= COMMIT_INTERVAL_S:
+        is_noted = self._noting is None or self._noting.done()
+        if is_noted and time.monotonic() - self._committed >= COMMIT_INTERVAL_S:
             self.commit()
 
     def commit(self) -> None:
-        """Bring everything to the disk and note it. Raises OSError."""
+        """Bring everything to the disk and note it, beside the work. Raises OSError, also that of the time before."""
+        self._wait()
         for name, file in self._files.items():
             file.flush()
-            os.fsync(file.fileno())
             self.current.sizes[name] = file.tell()
-        with (self._directory / JOURNAL).open("ab") as journal:
-            journal.write(json.dumps(asdict(self.current)).encode() + b"\n")
-            journal.flush()
-            os.fsync(journal.fileno())
-        for part in self._merged_parts:
-            part.unlink(missing_ok=True)
-        self._merged_parts.clear()
+        line = json.dumps(asdict(self.current)).encode() + b"\n"
+        merged, self._merged_parts = self._merged_parts, []
+        # A disk may take seconds for it, in which the tokenising processes must be fed.
+        self._noting = self._disk.submit(self._note, line, merged)
         self._committed = time.monotonic()
 
     def close(self) -> None:
-        """Release the files; nothing more is added."""
+        """Release the files; nothing more is added. Raises OSError when the last commit failed."""
+        try:
+            self._wait()
+        finally:
+            self._disk.shutdown()
+            for file in self._files.values():
+                file.close()
+
+    def _note(self, line: bytes, merged: list[Path]) -> None:
         for file in self._files.values():
-            file.close()
+            os.fsync(file.fileno())
+        with (self._directory / JOURNAL).open("ab") as journal:
+            journal.write(line)
+            journal.flush()
+            os.fsync(journal.fileno())
+        for part in merged:
+            part.unlink(missing_ok=True)
+
+    def _wait(self) -> None:
+        noting, self._noting = self._noting, None
+        if noting is not None:
+            noting.result()
 
     def _read(self, identity: Mapping[str, Any]) -> tuple[Progress | None, bool]:
         """What the journal says, and whether it belongs to other inputs or settings."""
@@ -161,7 +194,26 @@ class Merger:
         return [side + ending for side in SIDES for ending in _ENDINGS] + [_REJECTED]
 
     def _open(self, name: str) -> Any:
-        file = (self._directory / name).open("ab")
+        path = self._directory / name
+        path.touch()
+        # Not for appending only: into such a file the kernel copies nothing.
+        file = path.open("r+b")
         file.truncate(self.current.sizes.get(name, 0))
         file.seek(0, os.SEEK_END)
         return file
+
+
+def _append(part: Path, target: Any) -> None:
+    """The content of `part` behind what `target` holds; the kernel copies, or shares the blocks where it can."""
+    target.flush()
+    with part.open("rb") as stream:
+        left = os.fstat(stream.fileno()).st_size
+        try:
+            while left > 0 and (copied := os.copy_file_range(stream.fileno(), target.fileno(), left)):
+                left -= copied
+        except OSError as error:
+            # Not every file system can, and some only within one.
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF):
+                raise
+        target.seek(0, os.SEEK_END)
+        shutil.copyfileobj(stream, target, 1 << 20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import json
 from typing import Any
 
 from engine.errors import SettingsError
@@ -28,6 +29,15 @@ def load(module: str, purpose: str) -> Any:
             f"{purpose} needs {package}, which cannot be imported: {error}",
             f"install it with: uv pip install '{REQUIREMENTS.get(package, package)}'",
         ) from error
+
+
+def fast_json(content: bytes) -> Any:
+    """What JSON says; read by orjson where it is installed. Raises ValueError."""
+    try:
+        import orjson
+    except ImportError:
+        return json.loads(content)
+    return orjson.loads(content)
 
 
 def version(package: str) -> str:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
-from engine.data import check, finish, manifest, optional, tokens
+from engine.data import check, finish, indexed, manifest, optional, tokens
 from engine.data.job import Job
 from engine.data.manifest import Manifest
 from engine.data.merge import Merger
@@ -23,16 +24,22 @@ from engine.data.sources import total_bytes
 from engine.data.work import Work
 from engine.errors import SettingsError, StepFailed
 
+_SMALL_BYTES = 4_000_000
+"""Loading a second tokenizer and comparing the two takes longer than so much text."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def prepare(request: Request, tell: Tell = lambda status: None) -> Manifest:
     """Make the dataset and return its manifest. Raises SettingsError, StepFailed."""
     _check_output(request)
+    if (ready := _ready(request, tell)) is not None:
+        return ready
     work = request.output.with_name(f".{request.output.name}.partial")
     try:
         _check_room(request, work.parent)
+        changes = _changes(request)
         merger, encoder, notices = _tokenise(request, work, tell)
+        notices = [*changes, *notices]
         tell(Status(phase="writing the index"))
         packing = finish.write(request, merger, work)
         made = finish.describe(request, merger, encoder, notices, packing)
@@ -51,15 +58,50 @@ def prepare(request: Request, tell: Tell = lambda status: None) -> Manifest:
     return made
 
 
+def _ready(request: Request, tell: Tell) -> Manifest | None:
+    """The manifest of a dataset that was made from the same inputs in the same way and is whole."""
+    try:
+        made = Manifest.load(request.output)
+    except SettingsError:
+        return None
+    if made.identity != request.identity():
+        return None
+    for side, count in made.sides.items():
+        try:
+            if made.packing:
+                (request.output / f"{side}.idx.parquet").stat()
+            elif indexed.check_header(request.output / side).documents != count:
+                return None
+        except (SettingsError, OSError):
+            return None
+    tell(Status(phase=f"nothing to do: {request.output.name} was made from the same inputs and settings"))
+    return made
+
+
+def _changes(request: Request) -> list[str]:
+    """What is no longer as it was when the dataset that is replaced was made."""
+    try:
+        old = Manifest.load(request.output)
+    except SettingsError:
+        return []
+    if old.identity == request.identity():
+        return ["prepared anew: the dataset that was there is damaged"]
+    return [f"prepared anew: {sentence}" for sentence in manifest.changed_sources(old)] or [
+        "prepared anew: the settings or the list of inputs changed"
+    ]
+
+
 def _tokenise(request: Request, work: Path, tell: Tell) -> tuple[Merger, str, list[str]]:
     """Work until the tokens are right and both sides hold something."""
     encoder, notices = _choose_encoder(request)
     share, halves = request.validation_percent / 100, 0.0
+    is_first = True
     while True:
         job = request.job(work / "parts", encoder, share, halves)
-        merger = Merger(work, _identity(request, job), [file.path for file in request.files])
-        if merger.was_begun_otherwise and not notices:
+        merger = Merger(work, _identity(request, job), [file.path for file in request.files], job.token_bytes)
+        if merger.was_begun_otherwise and is_first:
             notices.append("an unfinished preparation with other inputs or settings was discarded")
+        is_first = False
         if difference := Work(request, job, merger, tell).carry_out():
             notices.append(f"gigatoken was not used: {difference}")
             encoder = tokens.TOKENIZERS
@@ -85,6 +127,8 @@ def _choose_encoder(request: Request) -> tuple[str, list[str]]:
         return tokens.TOKENIZERS, []
     if request.encoder:
         return request.encoder, []
+    if min(total_bytes(list(request.files)), request.limit_bytes or math.inf) <= _SMALL_BYTES:
+        return tokens.TOKENIZERS, []
     if not optional.version("gigatoken"):
         return tokens.TOKENIZERS, [tokens.MISSING]
     return tokens.GIGATOKEN, []
@@ -96,8 +140,6 @@ def _other_split(request: Request, merger: Merger) -> tuple[float, float]:
     if len(now.lowest) == 2:
         return now.lowest[1], 0.0
     if sum(now.counts.documents.values()) == 1 and request.shape.kind == TEXT:
-        if now.counts.text_bytes < 2:
-            raise SettingsError("the text is a single character", "give more text")
         return share, share
     raise SettingsError(
         "all documents are the same: none can be kept for validation",

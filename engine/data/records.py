@@ -251,10 +251,19 @@ def _from_table(file: SourceFile, shape: Shape, start: int, end: int | None) -> 
             yield from _text_column(first, rows, shape)
             continue
         for row, record in enumerate(rows.to_pylist(), first):
+            if shape.tools in record:
+                # A table gives every tool the columns of all of them.
+                record[shape.tools] = _without_nulls(record[shape.tools])
             try:
                 yield row, shape.messages(record)
             except Unusable as error:
                 yield row, Rejection(str(error))
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(one) for name, one in value.items() if one is not None}
+    return [_without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
 def _text_column(first: int, rows: Any, shape: Shape) -> Iterator[Found]:
@@ -280,6 +289,8 @@ def _text_column(first: int, rows: Any, shape: Shape) -> Iterator[Found]:
 def _tables(file: SourceFile, shape: Shape | None, start: int, end: int | None) -> Iterator[tuple[int, Any]]:
     """Batches of rows, each with the number of its first row."""
     columns = list(shape.columns) if shape else None
+    if columns and shape and shape.tools in _column_names(file):
+        columns.append(shape.tools)
     if file.format == PARQUET:
         parquet = _parquet(file)
         _need_columns(file, parquet.schema_arrow.names, columns)
@@ -295,6 +306,12 @@ def _tables(file: SourceFile, shape: Shape | None, start: int, end: int | None) 
             part = batch.slice(offset, _ROWS_PER_BATCH)
             yield first + offset, part.select(columns) if columns else part
         first += batch.num_rows
+
+
+def _column_names(file: SourceFile) -> list[str]:
+    if file.format == PARQUET:
+        return list(_parquet(file).schema_arrow.names)
+    return next((list(batch.schema.names) for batch in _arrow_batches(file)), [])
 
 
 def _need_columns(file: SourceFile, names: list[str], columns: list[str] | None) -> None:

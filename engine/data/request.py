@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from engine.data import manifest
 from engine.data.harmony import Style
 from engine.data.job import STOP, Job
 from engine.data.packed_file import PackRules
@@ -58,6 +61,19 @@ class Request:
             # A chat of n tokens has n - 1 places to train.
             longest=packing.sequence_length // packing.multiple * packing.multiple + 1 if packing else 0,
         )
+
+    def identity(self) -> str:
+        """The same for requests that give the same tokens from the same files, however they are tokenised."""
+        chosen = {
+            "version": manifest.VERSION,
+            "files": [(file.path, file.size_bytes, file.modified_ns) for file in self.files],
+            "tokenizer": self.vocabulary.sha256,
+            "job": {**self.job(Path(), "", self.validation_percent, 0.0).to_json(), "tokenizer": ""},
+            "source": self.source,
+            "limit": self.limit_bytes,
+            "packing": asdict(self.packing) if self.packing else None,
+        }
+        return hashlib.blake2b(json.dumps(chosen, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     @property
     def token_type(self) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from engine.data import records
-from engine.data.records import Found
+from engine.data.records import Found, Messages
 from engine.data.shape import Shape
 from engine.data.sources import SourceFile, total_bytes
 from engine.data.units import Part
 
 WINDOW_BYTES = 1 << 20
+_SMALLEST_WINDOW = 64 << 10
+"""Most records are shorter, so that one begins in it."""
 
 
 def windows(files: Sequence[SourceFile], count: int, size: int = WINDOW_BYTES) -> list[Part]:
@@ -54,10 +56,15 @@ def read(part: Part, shape: Shape, limit_bytes: int) -> Iterator[Found]:
 
 def documents(files: Sequence[SourceFile], shape: Shape, count: int, limit_bytes: int) -> Iterator[bytes]:
     """Documents from `count` windows, `limit_bytes` from each; chats by the text of their messages."""
-    for part in windows(files, count):
+    for part in windows(files, count, max(limit_bytes, _SMALLEST_WINDOW)):
         for _, found in read(part, shape, limit_bytes):
             if isinstance(found, bytes):
                 yield found
             elif isinstance(found, list):
-                contents = (message.get("content", message.get("value")) for message in found)
-                yield "\n".join(text for text in contents if isinstance(text, str)).encode("utf-8", "replace")
+                yield text_of_chat(found)
+
+
+def text_of_chat(messages: Messages) -> bytes:
+    """What the messages say, roles and control tokens left out."""
+    contents = (message.get("content", message.get("value")) for message in messages)
+    return "\n".join(text for text in contents if isinstance(text, str)).encode("utf-8", "replace")

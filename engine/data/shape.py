@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ TEXT, CHAT, PROMPT = "text", "chat", "prompt"
 
 _TEXT_COLUMNS = ("text", "content", "raw_content", "document", "body", "markdown", "code", "article")
 _CHAT_COLUMNS = ("messages", "conversations", "conversation")
+_TOOLS = "tools"
 _PROMPT_COLUMNS = (
     ("prompt", "completion"), ("prompt", "response"), ("instruction", "output"), ("instruction", "response"),
     ("input", "output"), ("question", "answer"), ("query", "response"),
@@ -33,6 +35,8 @@ class Shape:
     """The text, the messages, or the prompt."""
     answer: str = ""
     """The column of the answer, for kind `prompt`."""
+    tools: str = ""
+    """The column with the definitions of tools, for chats that have one; a record may lack it."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -56,7 +60,8 @@ class Shape:
         value = _column(record, self.column)
         if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
             raise Unusable(f"its {self.column!r} is {_kind(value)}, not a list of messages")
-        return value
+        assert isinstance(record, Mapping)  # _column saw to that
+        return _with_tools(value, record.get(self.tools)) if self.tools else value
 
 
 def detect(records: Iterable[Mapping[str, Any]], where: str, column: str = "") -> Shape:
@@ -70,7 +75,7 @@ def detect(records: Iterable[Mapping[str, Any]], where: str, column: str = "") -
         return _chosen(held, names, where, column)
     for name in _CHAT_COLUMNS:
         if any(isinstance(record.get(name), list) for record in held):
-            return Shape(kind=CHAT, column=name)
+            return Shape(kind=CHAT, column=name, tools=_TOOLS if _TOOLS in names else "")
     for name in _TEXT_COLUMNS:
         if any(isinstance(record.get(name), str) for record in held):
             return Shape(column=name)
@@ -82,7 +87,7 @@ def detect(records: Iterable[Mapping[str, Any]], where: str, column: str = "") -
         return Shape(column=texts[0])
     raise SettingsError(
         f"{where}: none of the columns {', '.join(names) or '(none)'} is known to hold text",
-        f"choose one with --column, for example --column {texts[0] if texts else 'NAME'}",
+        f"choose one with --column, in a run with data.column, for example {texts[0] if texts else 'NAME'}",
     )
 
 
@@ -95,7 +100,25 @@ def _chosen(held: list[Mapping[str, Any]], names: list[str], where: str, column:
     if comma:
         return Shape(kind=PROMPT, column=prompt, answer=answer)
     is_chat = any(isinstance(record.get(column), list) for record in held)
-    return Shape(kind=CHAT if is_chat else TEXT, column=column)
+    return Shape(kind=CHAT if is_chat else TEXT, column=column, tools=_TOOLS if is_chat and _TOOLS in names else "")
+
+
+def _with_tools(messages: list[Mapping[str, Any]], tools: object) -> list[Mapping[str, Any]]:
+    """The messages with a record's definitions of tools in the first instructions."""
+    if isinstance(tools, str):
+        # Tables hold such lists as JSON: each tool has other columns.
+        try:
+            tools = json.loads(tools) if tools.strip() else None
+        except ValueError:
+            raise Unusable("its 'tools' are not JSON") from None
+    if not tools:
+        return messages
+    if not isinstance(tools, list):
+        raise Unusable(f"its 'tools' are {_kind(tools)}, not a list")
+    first = messages[0] if messages and messages[0].get("role") in ("system", "developer") else None
+    if first is None:
+        return [{"role": "developer", "tools": tools}, *messages]
+    return [{**first, "tools": [*(first.get("tools") or ()), *tools]}, *messages[1:]]
 
 
 def _column(record: object, name: str) -> object:

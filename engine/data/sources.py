@@ -8,18 +8,18 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import sysconfig
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from engine.errors import NotFoundError, SettingsError
+from engine.settings import HUB_PREFIX
 
 TEXT, JSON_LINES, PARQUET, ARROW = "text", "jsonl", "parquet", "arrow"
 GZIP, ZSTD = "gz", "zst"
-
-HUB_PREFIX = "hf:"
-"""`hf:owner/name` is a dataset on the Hugging Face hub."""
 
 _FORMATS = {
     ".txt": TEXT, ".md": TEXT, ".rst": TEXT, ".py": TEXT,
@@ -56,7 +56,7 @@ def find(reference: str, split: str = "train") -> list[SourceFile]:
     Raises NotFoundError when there is none and SettingsError when one cannot be training data.
     """
     if reference.startswith(HUB_PREFIX):
-        return find(str(_fetch(reference.removeprefix(HUB_PREFIX))), split)
+        return _of_split(find(str(_fetch(reference.removeprefix(HUB_PREFIX))), split), split)
     path = Path(reference).expanduser()
     if path.is_file():
         return [_describe(path, named=True)]
@@ -71,16 +71,23 @@ def find(reference: str, split: str = "train") -> list[SourceFile]:
     raise NotFoundError(f"there is no file or directory {reference!r}", _missing_hint(reference))
 
 
-def sample() -> list[SourceFile]:
-    """The sources of the running Python's standard library that are UTF-8: text that is always there."""
+def sample(most: int | None = None) -> list[SourceFile]:
+    """The first `most` sources of the running Python's standard library that are UTF-8: text that is always there."""
     root = Path(sysconfig.get_paths()["stdlib"])
     # A few files hold other encodings on purpose, to test decoders.
-    return [file for file in _walk(root, {".py"}, _NOT_SAMPLED) if file.size_bytes and _is_utf8(file.path)]
+    found = (file for file in _walk(root, {".py"}, _NOT_SAMPLED) if file.size_bytes and _is_utf8(file.path))
+    return list(islice(found, most))
 
 
 def total_bytes(files: list[SourceFile]) -> int:
     """What the files hold on disk."""
     return sum(file.size_bytes for file in files)
+
+
+def _of_split(files: list[SourceFile], split: str) -> list[SourceFile]:
+    """Of a repository's files those of one split, by the hub's own rule: the split is a word of the name or folder."""
+    word = re.compile(rf"(?<![a-z0-9]){re.escape(split)}(?![a-z0-9])", re.IGNORECASE)
+    return [file for file in files if word.search("/".join(Path(file.path).parts[-2:]))] or files
 
 
 def _in_directory(path: Path) -> list[SourceFile]:

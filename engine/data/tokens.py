@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from engine.data import optional
+from engine.errors import SettingsError
 
 GIGATOKEN, TOKENIZERS = "gigatoken", "tokenizers"
 
@@ -59,17 +60,22 @@ class Tokenizers:
         """With `plain`, control tokens that are spelt out in a text stay text."""
         # Every core has its own process already.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        self._numpy = optional.load("numpy", _PURPOSE)
-        self._tokenizer = optional.load("tokenizers", _PURPOSE).Tokenizer.from_file(tokenizer_json)
+        library = optional.load("tokenizers", _PURPOSE)
+        try:
+            self._tokenizer = library.Tokenizer.from_file(tokenizer_json)
+        except Exception as error:  # the library has no class of its own for what it refuses
+            raise SettingsError(f"{tokenizer_json} cannot be used: {error}",
+                                "give a Hugging Face tokenizer.json") from error  # fmt: skip
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._tokenizer.encode_special_tokens = plain
 
     def encode(self, documents: Sequence[bytes]) -> tuple[Any, Any]:
+        numpy = optional.load("numpy", _PURPOSE)
         texts = [document.decode() for document in documents]
         ids = [one.ids for one in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-        lengths = self._numpy.fromiter(map(len, ids), dtype=self._numpy.int64, count=len(ids))
-        flat = self._numpy.fromiter((i for one in ids for i in one), dtype=self._numpy.uint32, count=int(lengths.sum()))
+        lengths = numpy.fromiter(map(len, ids), dtype=numpy.int64, count=len(ids))
+        flat = numpy.fromiter((i for one in ids for i in one), dtype=numpy.uint32, count=int(lengths.sum()))
         return flat, lengths
 
     def encode_text(self, text: str) -> list[int]:
@@ -77,6 +83,12 @@ class Tokenizers:
         text.encode()  # the library's own error would not say what is wrong
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of one text, and which of its letters each stands for. Raises UnicodeEncodeError."""
+        text.encode()
+        made = self._tokenizer.encode(text, add_special_tokens=False)
+        return made.ids, made.offsets
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, control tokens included."""

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.data import optional
 from engine.errors import NotFoundError, SettingsError
 
 END_OF_TEXT = "<|endoftext|>"
 """What ends a document for gpt-oss. Its eos, <|return|>, ends an answer in a chat."""
+
+BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+"""What belongs to a tokenizer.json."""
 
 _GPT_OSS_MERGEABLE = 199_998
 _GPT_OSS_HASH = "39cea981b9071d038cb6afa951411bbc"
@@ -54,6 +60,7 @@ def read(path: str | Path, end_of_document: str = "") -> Vocabulary:
         special = {str(item["content"]): int(item["id"]) for item in value.get("added_tokens") or []}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SettingsError(f"{file} is not a fast tokenizer: {error}", "give a Hugging Face tokenizer.json") from error
+    _check_numbers(file, tokens, special)
     known = {**tokens, **special}
     return Vocabulary(
         path=str(file.absolute()),
@@ -76,12 +83,14 @@ def find(reference: str, allow_download: bool = True) -> Path:
         return path / "tokenizer.json" if path.is_dir() else path
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
     except ImportError:
         raise NotFoundError(f"there is no tokenizer {reference!r}", "give a directory with a tokenizer.json") from None
     try:
-        for name in ("tokenizer_config.json", "tokenizer.json"):
-            found = hf_hub_download(reference, name, local_files_only=not allow_download)
+        found = hf_hub_download(reference, "tokenizer.json", local_files_only=not allow_download)
+        for name in BESIDE:
+            with suppress(EntryNotFoundError):  # not every model has all of them
+                hf_hub_download(reference, name, local_files_only=not allow_download)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         first = str(error).strip().partition("\n")[0]
         raise NotFoundError(
@@ -89,6 +98,14 @@ def find(reference: str, allow_download: bool = True) -> Path:
             "copy the model's tokenizer.json and tokenizer_config.json here and give their directory: --tokenizer DIR",
         ) from error
     return Path(found)
+
+
+def copy(tokenizer_json: Path, target: Path) -> None:
+    """The tokenizer into the directory `target`, with what lies beside it. Raises OSError."""
+    target.mkdir(exist_ok=True)
+    for name in ("tokenizer.json", *BESIDE):
+        if tokenizer_json.with_name(name).is_file():
+            shutil.copyfile(tokenizer_json.with_name(name), target / name)
 
 
 def check_fits(vocabulary: Vocabulary, rows: int, needs_gpt_oss: bool, is_forced: bool) -> None:
@@ -111,7 +128,7 @@ def check_fits(vocabulary: Vocabulary, rows: int, needs_gpt_oss: bool, is_forced
 def _read(file: Path) -> tuple[bytes, dict[str, Any]]:
     try:
         content = file.read_bytes()
-        value = json.loads(content)
+        value = optional.fast_json(content)
     except FileNotFoundError:
         raise NotFoundError(
             f"there is no tokenizer {file}", "give the directory with the model's tokenizer.json"
@@ -128,6 +145,22 @@ def _tokens(vocabulary: Any) -> Any:
         return vocabulary.items()
     # Unigram models list [token, score]; the place is the id.
     return ((item[0], number) for number, item in enumerate(vocabulary))
+
+
+def _check_numbers(file: Path, tokens: dict[str, int], special: dict[str, int]) -> None:
+    """Refuse numbers that `tokenizers` would not keep: it counts added tokens on from those before, without gaps.
+
+    (tokenizers/src/tokenizer/added_vocabulary.rs, add_tokens, 0.22)
+    """
+    following = len(tokens)
+    for token, number in special.items():
+        if token not in tokens:
+            if number != following:
+                raise SettingsError(
+                    f"{file} gives {token} the id {number:,}, and the library that reads it counts on to {following:,}",
+                    "save the tokenizer again with transformers, which leaves no gap between the added tokens",
+                )
+            following += 1
 
 
 def _end(file: Path, known: dict[str, int], chosen: str) -> int:
@@ -153,7 +186,5 @@ def _own_end(file: Path) -> str:
 
 def _hash_of_merges(tokens: dict[str, int]) -> str:
     ordered = sorted((number, token) for token, number in tokens.items() if number < _GPT_OSS_MERGEABLE)
-    digest = hashlib.blake2b(digest_size=16)
-    for number, token in ordered:
-        digest.update(f"{number} {token}\n".encode())
-    return digest.hexdigest()
+    lines = "".join([f"{number} {token}\n" for number, token in ordered])
+    return hashlib.blake2b(lines.encode(), digest_size=16).hexdigest()

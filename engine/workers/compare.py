@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from engine.data import sampling, tokens
 from engine.data.job import Job
 from engine.data.sources import SourceFile
@@ -21,16 +23,20 @@ _HARD = (
 )
 
 
-def difference(job: Job, files: list[SourceFile]) -> str:
-    """In which document gigatoken and the reference differ, in a sentence."""
-    fast = tokens.Gigatoken(job.tokenizer)
+def difference(job: Job, fast: tokens.Encoder, files: list[SourceFile]) -> str:
+    """In which document `fast` and the reference differ, in a sentence; empty when in none."""
     reference = tokens.Tokenizers(job.tokenizer)
     # Every file when they are few; windows spread over all of them when they are many.
     sample = [text.encode() for text in _HARD]
-    for file in files if len(files) <= _WINDOWS // 4 else []:
-        sample += sampling.documents([file], job.shape, 1, _WINDOW_BYTES)
-    sample += sampling.documents(files, job.shape, _WINDOWS, _WINDOW_BYTES)
+    for chosen in [[file] for file in files] if len(files) <= _WINDOWS // 4 else []:
+        sample += _beginnings(sampling.documents(chosen, job.shape, 1, _WINDOW_BYTES))
+    sample += _beginnings(sampling.documents(files, job.shape, _WINDOWS, _WINDOW_BYTES))
     number = tokens.first_difference(fast, reference, sample)
     if number is None:
         return ""
     return f"it gives other tokens for {sample[number].decode(errors='replace')[:_SHOWN]!r}"
+
+
+def _beginnings(documents: Iterable[bytes]) -> list[bytes]:
+    """What is compared of each document; a letter that is cut in two is left out."""
+    return [document[:_WINDOW_BYTES].decode(errors="ignore").encode() for document in documents]

@@ -1,30 +1,27 @@
-"""The prepare step of fine-tuning: chats into rows of tokens with a mask of those that are learnt."""
+"""What the prepare step does otherwise for fine-tuning: chats, and rows with a mask of the tokens that are learnt."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from engine.data import harmony, inspect, job, records, sources, vocabulary
+from engine import settings_file
+from engine.data import chosen, harmony, records, sources, toy_chats
 from engine.data.harmony import Style
 from engine.data.manifest import Manifest
 from engine.data.packed_file import PackRules
-from engine.data.prepare import prepare
-from engine.data.request import Request, Status
-from engine.data.shape import TEXT, Shape, Unusable
+from engine.data.request import Request
+from engine.data.shape import Shape, Unusable
 from engine.data.sources import SourceFile
-from engine.data.vocabulary import Vocabulary
 from engine.errors import SettingsError
-from engine.finetune_settings import GOALS
+from engine.plan import finetune as plan
 from engine.settings import Settings
-from engine.workers import finetune_template, finetune_toy, tiny
-from engine.workers.files import partial, publish
+from engine.workers import finetune_template, tiny
 from engine.workers.report import Report
-from engine.workers.source import hugging_face_source, is_offline, load_config
 
 _TOKENIZER_CHATS = 500
 """Enough to learn 240 merges from."""
@@ -33,78 +30,30 @@ _HEAD_STD = 0.3
 not even a perfect hidden state could make one token much likelier than the others."""
 
 
-def is_wanted(settings: Settings) -> bool:
-    """True when the run learns from chats."""
-    return settings.training.goal in GOALS
-
-
 def style_of(settings: Settings) -> Style:
     """What is added to every chat; without a date, so that the same settings give the same tokens."""
     return Style(effort=settings.finetune.effort)
 
 
-def work(report: Report) -> Mapping[str, Any]:
-    """Fill `data/` and, for the rehearsal, `model/`; a second run replaces both. Raises SettingsError."""
-    settings = report.settings
-    if is_offline(settings):
-        os.environ["HF_HUB_OFFLINE"] = "1"
-    found, shape = _chats(report)
-    if settings.model.name == "tiny":
-        _make_tiny(report, found, shape)
-    words = vocabulary.read(vocabulary.find(_tokenizer(report)))
-    rows = int(load_config(report).vocab_size)
-    vocabulary.check_fits(words, rows, needs_gpt_oss=False, is_forced=False)
-    report.phase("tokenising the chats")
-    made = prepare(_request(report, found, shape, words), lambda status: _tell(report, status))
-    _warn(report, made)
-    return _facts(settings, made)
-
-
-def _chats(report: Report) -> tuple[list[SourceFile], Shape]:
-    data = report.settings.data
-    if data.source == "sample":
-        path = report.run.path / "toy-chats.jsonl"
-        finetune_toy.write(path)
-    elif data.source == "chat":
-        path = report.user_path(data.path)
-    else:
+def files(report: Report) -> list[SourceFile]:
+    """The files with the chats; toy chats are written first. Raises SettingsError for a source that has none."""
+    source = report.settings.data.source
+    if source == "chat":
+        return chosen.files(report.settings, report.started_in)
+    if source != "sample":
         raise SettingsError(
-            f"data.source: the goal {report.settings.training.goal} learns from chats, and {data.source} has none",
+            f"data.source: the goal {report.settings.training.goal} learns from chats, and {source} has none",
             "set data.source to chat and data.path to your chats, or training.goal to continue",
         )
-    found = sources.find(str(path))
-    shape = inspect.shape_of(found)
-    if shape.kind == TEXT:
-        raise SettingsError(
-            f"data.path: {path} holds text in {shape.column!r} and no chats",
-            'a chat is {"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}, or a prompt with its answer',
-        )
-    return found, shape
+    path = report.run.path / "toy-chats.jsonl"
+    if not path.exists():
+        toy_chats.write(path)
+    return sources.find(str(path))
 
 
-def _tokenizer(report: Report) -> str:
-    chosen = report.settings.data.tokenizer
-    return str(report.user_path(chosen)) if chosen else hugging_face_source(report)
-
-
-def _make_tiny(report: Report, found: Iterable[SourceFile], shape: Shape) -> None:
-    from transformers import AutoTokenizer
-
-    settings = report.settings
-    report.phase("making the tiny model")
-    made = partial(report.run.model)
-    if settings.data.tokenizer:
-        directory = report.user_path(settings.data.tokenizer)
-    else:
-        directory = made
-        _learn_tokenizer(found, shape, style_of(settings), directory)
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    spread = {"head_std": _HEAD_STD} if settings.training.goal == "lora" else {}
-    tiny.make_model(made, tokenizer, settings.training.precision, settings.training.seed, **spread)
-    publish(made, report.run.model)
-
-
-def _learn_tokenizer(found: Iterable[SourceFile], shape: Shape, style: Style, directory: Path) -> None:
+def learn_tokenizer(report: Report, found: Iterable[SourceFile], shape: Shape, directory: Path) -> Path:
+    """A small tokenizer with Harmony's control tokens and its template, in `directory`."""
+    style = style_of(report.settings)
     texts = []
     for record in islice((one for file in found for one in records.peek(file, _TOKENIZER_CHATS)), _TOKENIZER_CHATS):
         try:
@@ -114,22 +63,23 @@ def _learn_tokenizer(found: Iterable[SourceFile], shape: Shape, style: Style, di
         texts.append("\n".join(piece.text for piece in pieces if not piece.is_control))
     tiny.train_tokenizer(texts, directory, harmony.CONTROL_TOKENS, harmony.RETURN)
     (directory / finetune_template.FILE).write_text(finetune_template.text(style), encoding="utf-8")
+    return directory
 
 
-def _request(report: Report, found: list[SourceFile], shape: Shape, words: Vocabulary) -> Request:
-    settings, layout = report.settings, report.plan.layout
+def model_options(settings: Settings) -> dict[str, float]:
+    """What the tiny model needs otherwise for the goal."""
+    return {"head_std": _HEAD_STD} if settings.training.goal == "lora" else {}
+
+
+def completed(request: Request, report: Report) -> Request:
+    """`request` with the rules for chats."""
+    settings, layout, words = report.settings, report.plan.layout, request.vocabulary
     is_packed = report.plan.device == "gpu"
     # Context and sequence parallelism cut each chat into equal parts (bridge/data/packing/gpt_sft.py).
     multiple = math.lcm(2 * layout.cp if layout.cp > 1 else 1, layout.cp * layout.tp)
-    return Request(
-        files=tuple(found),
-        shape=shape,
-        vocabulary=words,
-        output=report.run.data,
+    return dataclasses.replace(
+        request,
         source="chat",
-        validation_percent=settings.data.validation_percent,
-        on_bad_record=job.SKIP if settings.finetune.skip_bad_chats else job.STOP,
-        limit_bytes=int(settings.data.max_megabytes * 1e6),
         style=style_of(settings),
         packing=PackRules(
             sequence_length=settings.training.sequence_length,
@@ -141,26 +91,14 @@ def _request(report: Report, found: list[SourceFile], shape: Shape, words: Vocab
     )
 
 
-def _tell(report: Report, status: Status) -> None:
-    if status.total_bytes:
-        report.progress(f"{status.documents:,} chats tokenised", status.done_bytes, status.total_bytes, "bytes")
-
-
-def _warn(report: Report, made: Manifest) -> None:
-    length = report.settings.training.sequence_length
-    counted = {
-        f"{made.rejected:,} chats could not be used and were left out": made.rejected,
-        f"{made.shortened:,} chats were longer than {length:,} tokens and lost their oldest exchanges": made.shortened,
-        f"{made.too_long:,} chats were left out: their last exchange is longer than {length:,} tokens": made.too_long,
-    }
-    for sentence in (*made.notices, *(text for text, count in counted.items() if count)):
-        report.event("warning", sentence)
-
-
-def _facts(settings: Settings, made: Manifest) -> dict[str, Any]:
+def finished(report: Report, made: Manifest) -> dict[str, Any]:
+    """The step's result. With `finetune.epochs` the run's settings are given their iterations first."""
     packing = dict(made.packing)
     rows = packing["train"]["rows"]
-    samples = settings.training.iterations * settings.training.global_batch
+    if report.settings.finetune.epochs:
+        _set_iterations(report, rows)
+    training = report.settings.training
+    samples = training.iterations * training.global_batch
     return {
         "chats": made.documents,
         "rows": rows,
@@ -169,5 +107,16 @@ def _facts(settings: Settings, made: Manifest) -> dict[str, Any]:
         "validation_tokens": made.validation_tokens,
         "vocabulary_size": made.vocabulary_size,
         "packing_efficiency": packing["train"]["efficiency"],
+        "iterations": training.iterations,
         "epochs": round(samples / rows, 3),
     }
+
+
+def _set_iterations(report: Report, rows: int) -> None:
+    """Write what the epochs amount to into the run's settings, which all later steps and every monitor read."""
+    iterations = plan.iterations_of(report.settings, rows, report.plan.device)
+    report.settings = report.settings.with_values({"training.iterations": iterations})
+    settings_file.save(report.settings, report.run.settings)
+    epochs = report.settings.finetune.epochs
+    batch = report.settings.training.global_batch
+    report.event("note", f"{epochs:g} epochs of {rows:,} rows in batches of {batch:,} are {iterations:,} iterations")

@@ -41,6 +41,9 @@ def config(settings: Settings, device: str) -> Any:
     return packed
 
 
+_ENDLESS = 1 << 40
+
+
 @dataclass
 class ChatRows(DatasetProvider):
     """One chat a row, padded to the sequence length; epochs in a new order each, as the seed decides."""
@@ -53,10 +56,10 @@ class ChatRows(DatasetProvider):
     directory: str = "data"
 
     def build_datasets(self, context: Any) -> tuple[Any, Any, Any]:
-        """Training and validation rows, as many as are asked for."""
+        """Training rows as many as are asked for; validation rows without end, as evaluations are no fixed number."""
         folder = Path(self.directory)
         train = Rows(folder / "train.idx.parquet", self, context.train_samples)
-        validation = Rows(folder / "validation.idx.parquet", self, context.valid_samples, self.evaluated_samples)
+        validation = Rows(folder / "validation.idx.parquet", self, _ENDLESS, self.evaluated_samples)
         return train, validation, None
 
 

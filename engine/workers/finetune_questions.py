@@ -8,9 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from engine.data import harmony
+from engine.data import chats, harmony
 from engine.data.harmony import Style
-from engine.workers.chat import Harmony
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +24,8 @@ class Question:
 
 
 def typed(prompts: Sequence[str], tokenizer: Path, style: Style) -> list[Question]:
-    """Questions that a person typed. Raises SettingsError for a tokenizer without Harmony's control tokens."""
-    encoder = Harmony(str(tokenizer / "tokenizer.json"), style)
+    """Questions that a person typed. Raises SettingsError for a tokenizer that cannot hold chats."""
+    encoder = chats.tokenizer(str(tokenizer / "tokenizer.json"), style)
     made = []
     for prompt in prompts:
         # With some answer, which is cut off again: what is before it is what a server sends.
@@ -67,9 +66,10 @@ def _chats(file: Path, tokenizer: Any) -> Iterator[Question]:
                 # The mask of a place is that of the token after it.
                 begin = mask.index(1) + 1
                 message = ids[:begin]
-                while message and message[-1] != end:
+                while end in message and message[-1] != end:
                     message.pop()  # the header of the answer
-                shown = message[len(message) - message[::-1].index(mark) : -1]
+                # Another format than Harmony is shown whole.
+                shown = message[len(message) - message[::-1].index(mark) : -1] if mark in message else message
                 expected = [token for token, counts in zip(ids[1:], mask, strict=False) if counts]
                 yield Question(
                     ids=tuple(ids[:begin]),

@@ -1,172 +1,178 @@
-"""The prepare step: text into a Megatron dataset; for the rehearsal also a model and a tokenizer."""
+"""The prepare step: text or chats into what Megatron reads; for a rehearsal also a model and a tokenizer."""
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from engine.errors import SettingsError
-from engine.settings import DataSettings
-from engine.workers import corpus, finetune_chats, tiny
-from engine.workers.dataset import Manifest, Writer, check_prefix
+from engine.data import chosen, indexed, records, sources, vocabulary
+from engine.data.manifest import Manifest
+from engine.data.prepare import prepare
+from engine.data.request import Request, Status
+from engine.data.shape import Shape
+from engine.data.sources import SourceFile
+from engine.workers import finetune_chats, tiny
 from engine.workers.files import partial, publish
 from engine.workers.report import Report, run_worker
-from engine.workers.source import is_offline, load_config, load_tokenizer
+from engine.workers.source import hugging_face_source, is_offline, load_config
 
-_TOKENIZER_DOCUMENTS = 200
+_TOKENIZER_BYTES = 300_000
 """Enough text to learn 254 merges from."""
-_BATCH = 64
 _BYTES_PER_MB = 1_000_000
 
 
 def work(report: Report) -> Mapping[str, Any]:
-    """Fill `data/` and, for the rehearsal, `model/`; a second run replaces both."""
+    """Fill `data/` and, for the rehearsal, `model/`. Goes on where a killed attempt was; raises EngineError."""
     settings = report.settings
-    if finetune_chats.is_wanted(settings):
-        return finetune_chats.work(report)
-    if settings.data.source == "chat":
-        raise SettingsError("data.source: chats are for fine-tuning", "set training.goal to sft or lora")
     if is_offline(settings):
         os.environ["HF_HUB_OFFLINE"] = "1"
+    if chosen.learns_from_chats(settings):
+        found = finetune_chats.files(report)
+    elif settings.data.source in ("mock", "prefix"):
+        return _without_text(report)
+    else:
+        found = chosen.files(settings, report.started_in)
+    shape = chosen.shape(settings, found)
+    if settings.model.name == "tiny":
+        _make_tiny(report, found, shape)
+    report.phase("reading the tokenizer")
+    words = vocabulary.read(vocabulary.find(_tokenizer(report)))
+    vocabulary.check_fits(
+        words,
+        int(load_config(report).vocab_size),
+        needs_gpt_oss=settings.model.name.startswith("gpt-oss"),
+        is_forced=settings.data.foreign_tokenizer == "allow",
+    )
+    request = Request(
+        files=tuple(found),
+        shape=shape,
+        vocabulary=words,
+        output=report.run.data,
+        source=settings.data.source,
+        validation_percent=settings.data.validation_percent,
+        on_bad_record=settings.data.bad_records,
+        limit_bytes=int(settings.data.max_megabytes * _BYTES_PER_MB),
+        # Training opens the result with Megatron's reader anyway; importing that here takes longer than most texts.
+        reads_back=False,
+    )
+    if chosen.learns_from_chats(settings):
+        request = finetune_chats.completed(request, report)
+    report.phase("tokenising")
+    made = prepare(request, lambda status: _tell(report, status))
+    _warn(report, made)
+    return finetune_chats.finished(report, made) if request.packing else _facts(made)
+
+
+def _without_text(report: Report) -> Mapping[str, Any]:
+    """For invented tokens and for a pair that is ready: nothing is tokenised."""
+    settings = report.settings
     made = partial(report.run.data)
     made.mkdir()
-    tokenizer = _tokenizer(report, made / "tokenizer")
     if settings.model.name == "tiny":
-        report.phase("making the tiny model")
-        model = partial(report.run.model)
-        tiny.make_model(model, tokenizer, settings.training.precision, settings.training.seed)
-        publish(model, report.run.model)
-    manifest = _write_data(report, made, tokenizer)
+        # It has to be able to read something; it never saw the data's text.
+        _make_tiny(report, sources.sample(), Shape())
+    if settings.model.name == "tiny" or settings.data.tokenizer:
+        vocabulary.copy(vocabulary.find(_tokenizer(report)), made / "tokenizer")
+    rows = int(load_config(report).vocab_size)
+    manifest = Manifest(source=settings.data.source, vocabulary_size=rows)
+    if settings.data.source == "prefix":
+        report.phase("checking the dataset")
+        manifest = _checked_pair(report, manifest, rows)
     manifest.save(made)
     publish(made, report.run.data)
-    return {
-        "documents": manifest.documents,
-        "train_tokens": manifest.train_tokens,
-        "validation_tokens": manifest.validation_tokens,
-        "vocabulary_size": manifest.vocabulary_size,
-    }
+    return _facts(manifest)
 
 
-def _tokenizer(report: Report, directory: Path) -> Any:
-    """The run's tokenizer, also saved to `directory`; None when nothing has to be tokenised."""
+def _checked_pair(report: Report, manifest: Manifest, rows: int) -> Manifest:
+    prefix, percent = report.user_path(report.settings.data.path), report.settings.data.validation_percent
+    facts = indexed.check(prefix, rows)
+    trained = indexed.tokens_before(prefix, indexed.first_held_out(facts.documents, percent))
+    return dataclasses.replace(
+        manifest,
+        prefix=str(prefix),
+        documents=facts.documents,
+        train_tokens=trained,
+        validation_tokens=facts.tokens - trained,
+        token_type=facts.token_type,
+    )
+
+
+def _tokenizer(report: Report) -> str:
+    chosen_one = report.settings.data.tokenizer
+    return str(report.user_path(chosen_one)) if chosen_one else hugging_face_source(report)
+
+
+def _make_tiny(report: Report, found: list[SourceFile], shape: Shape) -> None:
+    """The rehearsal's model, with the chosen tokenizer or one learnt from the data; the same settings, the same one."""
     from transformers import AutoTokenizer
 
     settings = report.settings
+    made = partial(report.run.model)
     if settings.data.tokenizer:
-        report.phase("loading the tokenizer")
-        chosen = report.user_path(settings.data.tokenizer)
-        if not (chosen / "tokenizer.json").is_file():
-            raise SettingsError(
-                f"data.tokenizer: there is no tokenizer.json in {chosen}", "give a Hugging Face tokenizer"
-            )
-        tokenizer = AutoTokenizer.from_pretrained(chosen)
-    elif settings.model.name == "tiny":
+        directory = Path(vocabulary.read(vocabulary.find(_tokenizer(report))).path).parent
+    elif chosen.learns_from_chats(settings):
         report.phase("learning the tokenizer")
-        data = settings.data if settings.data.source == "text" else DataSettings(source="sample")
-        texts = corpus.documents(data, report.user_path(data.path))
-        tiny.train_tokenizer(islice(texts, _TOKENIZER_DOCUMENTS), directory)
-        return AutoTokenizer.from_pretrained(directory)
-    elif settings.data.source in ("mock", "prefix"):
-        return None
+        directory = finetune_chats.learn_tokenizer(report, found, shape, made)
     else:
-        report.phase("loading the tokenizer")
-        tokenizer = load_tokenizer(report)
-    tokenizer.save_pretrained(directory)
-    return tokenizer
-
-
-def _write_data(report: Report, directory: Path, tokenizer: Any) -> Manifest:
-    data = report.settings.data
-    manifest = Manifest(
-        source=data.source,
-        vocabulary_size=len(tokenizer) if tokenizer else int(load_config(report).vocab_size),
-        tokenizer_hash=_hash(directory / "tokenizer" / "tokenizer.json"),
+        report.phase("learning the tokenizer")
+        directory = made
+        tiny.train_tokenizer(_texts(found, shape), directory)
+    report.phase("making the tiny model")
+    training = settings.training
+    tiny.make_model(
+        made,
+        AutoTokenizer.from_pretrained(directory),
+        training.precision,
+        training.seed,
+        **finetune_chats.model_options(settings),
     )
-    if data.source == "mock":
-        return manifest
-    if data.source == "prefix":
-        report.phase("checking the dataset")
-        prefix = report.user_path(data.path)
-        known = int(load_config(report).vocab_size)
-        documents, tokens, held_out_tokens = check_prefix(prefix, known, data.validation_percent)
-        return replace(
-            manifest,
-            prefix=str(prefix),
-            documents=documents,
-            train_tokens=tokens,
-            validation_tokens=held_out_tokens,
-        )
-    report.phase("tokenising the text")
-    written, held_out = _tokenise(report, directory, tokenizer)
-    return replace(
-        manifest,
-        documents=written.documents + held_out.documents,
-        train_tokens=written.tokens,
-        validation_tokens=held_out.tokens,
-    )
+    publish(made, report.run.model)
 
 
-def _tokenise(report: Report, directory: Path, tokenizer: Any) -> tuple[Writer, Writer]:
-    share = report.settings.data.validation_percent / 100
-    train, validation, lowest = _write_split(report, directory, tokenizer, share)
-    if not (train.documents and validation.documents):
-        if len(lowest) < 2:
-            raise SettingsError("data.path: all documents are the same", "give different ones")
-        # So few documents that one side got none: the validation gets the nearest one.
-        train, validation, _ = _write_split(report, directory, tokenizer, lowest[1])
-    train.finish()
-    validation.finish()
-    return train, validation
+def _texts(found: list[SourceFile], shape: Shape) -> Iterator[str]:
+    """The first texts, those that cannot be used left out: the tokenising itself says which and why."""
+    seen = 0
+    for file in found:
+        for _, text in records.documents(file, shape):
+            if isinstance(text, bytes) and text:
+                yield text[: _TOKENIZER_BYTES - seen].decode(errors="ignore")
+                seen += len(text)
+            if seen >= _TOKENIZER_BYTES:
+                return
 
 
-def _write_split(
-    report: Report, directory: Path, tokenizer: Any, threshold: float
-) -> tuple[Writer, Writer, list[float]]:
-    """Write both sides; also return the two lowest shares that were met."""
-    data = report.settings.data
-    total = corpus.total_bytes(data, report.user_path(data.path))
-    end = _end_of_document(tokenizer)
-    train = Writer(directory / "train", tokenizer, end)
-    validation = Writer(directory / "validation", tokenizer, end)
-    lowest: list[float] = []
-    done = 0
-    for batch in _batches(report):
-        shares = [corpus.share(text) for text in batch]
-        lowest = sorted({*lowest, *shares})[:2]
-        validation.add(text for text, share in zip(batch, shares, strict=True) if share < threshold)
-        train.add(text for text, share in zip(batch, shares, strict=True) if share >= threshold)
-        # The total is that of the files, which may hold a little less or more text.
-        done = min(done + sum(len(text.encode()) for text in batch), total - 1)
-        report.progress(f"{done / _BYTES_PER_MB:.1f} MB of text tokenised", done, total, "bytes")
-    report.progress(f"{train.documents + validation.documents:,} documents tokenised", total, total, "bytes")
-    return train, validation, lowest
+def _tell(report: Report, status: Status) -> None:
+    if not status.total_bytes:
+        report.phase(status.phase)
+        return
+    if status.documents:
+        said = f"{status.documents:,} documents ({status.documents_per_s:,.0f}/s), {status.tokens:,} tokens"
+        said += f" ({status.tokens_per_s:,.0f}/s)"
+        report.progress(said, status.done_bytes, status.total_bytes, "bytes")
 
 
-def _batches(report: Report) -> Iterator[list[str]]:
-    data = report.settings.data
-    texts = corpus.documents(data, report.user_path(data.path))
-    batch = list(islice(texts, _BATCH))
-    if len(batch) == 1:
-        batch = list(corpus.cut(batch[0], data.validation_percent))
-    while batch:
-        yield batch
-        batch = list(islice(texts, _BATCH))
+def _warn(report: Report, made: Manifest) -> None:
+    length = report.settings.training.sequence_length
+    counted = {
+        f"{made.rejected:,} records could not be used and were left out: see data/rejected.jsonl": made.rejected,
+        f"{made.shortened:,} chats were longer than {length:,} tokens and lost their oldest exchanges": made.shortened,
+        f"{made.too_long:,} chats were left out: their last exchange is longer than {length:,} tokens": made.too_long,
+    }
+    for sentence in (*made.notices, *(text for text, count in counted.items() if count)):
+        report.event("warning", sentence)
 
 
-def _end_of_document(tokenizer: Any) -> int:
-    """gpt-oss ends a document with <|endoftext|>; its eos, <|return|>, ends an answer in a chat."""
-    known: int | None = tokenizer.get_vocab().get(tiny.END_OF_TEXT)
-    return known if known is not None else int(tokenizer.eos_token_id)
-
-
-def _hash(file: Path) -> str:
-    return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest() if file.exists() else ""
+def _facts(made: Manifest) -> dict[str, Any]:
+    return {
+        "documents": made.documents,
+        "train_tokens": made.train_tokens,
+        "validation_tokens": made.validation_tokens,
+        "vocabulary_size": made.vocabulary_size,
+    }
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from engine.data.shape import TEXT
 from engine.data.sources import SourceFile
 from engine.data.units import Part, Unit
 from engine.errors import EngineError, SettingsError
-from engine.paths import write_atomic
 from engine.workers import compare
 
 _BATCH_BYTES = {tokens.GIGATOKEN: 2 << 20, tokens.TOKENIZERS: 1 << 18}
@@ -75,7 +74,7 @@ def _answer(worker: TextWorker, question: dict[str, Any]) -> dict[str, Any]:
     try:
         if "compare" in question:
             files = [SourceFile(**file) for file in question["compare"]]
-            return {"difference": compare.difference(worker.job, files)}
+            return {"difference": compare.difference(worker.job, worker.encoder, files)}
         return {"result": worker.carry_out(Unit.from_json(question)).to_json()}
     except EngineError as error:
         return {"error": error.message, "hint": error.hint, "kind": type(error).__name__}
@@ -138,11 +137,16 @@ class TextWorker:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.dtype: Any = numpy.dtype(job.token_type)
-        fast = job.encoder == tokens.GIGATOKEN
-        self._encoder = tokens.Gigatoken(job.tokenizer) if fast else tokens.Tokenizers(job.tokenizer)
-        # What is imported at the first use is imported once, before the children are forked.
-        self._encoder.encode([b"a"])
+        self.load()
         self._special = numpy.array(sorted(job.special_ids), dtype=numpy.uint32)
+
+    def load(self) -> None:
+        """Load the tokenizer. Raises SettingsError, UnknownTokenizer."""
+        fast = self.job.encoder == tokens.GIGATOKEN
+        kind = tokens.Gigatoken if fast else tokens.Tokenizers
+        self.encoder: tokens.Encoder = kind(self.job.tokenizer)
+        # What is imported at the first use is imported once, before the children are forked.
+        self.encoder.encode([b"a"])
 
     def carry_out(self, unit: Unit) -> Result:
         """Write the parts of `unit`. Raises SettingsError, OSError."""
@@ -169,17 +173,22 @@ class TextWorker:
             rejections=tuple(rejections[: protocol.MAX_REPORTED]),
             rss_mib=_rss_mib(),
         )
-        # Last: a unit with this file is done, also for a later process.
-        write_atomic(directory / f"{unit.number:08d}.json", json.dumps(result.to_json()))
+        # Last: a unit with this file is done, also for a later process. The sizes of its parts are compared then, so
+        # that nothing has to wait for the disk here.
+        made = directory / f".{unit.number:08d}.json"
+        made.write_text(json.dumps(result.to_json()), encoding="utf-8")
+        made.replace(directory / f"{unit.number:08d}.json")
         return result
 
     def write(self, documents: Sequence[Any]) -> list[bytes]:
         """Append `documents` to their sides; return their digests."""
         names = [splits.digest(document) for document in documents]
-        flat, lengths = self._encoder.encode(documents)
+        flat, lengths = self.encoder.encode(documents)
         ends: Any = numpy.cumsum(lengths)
         if len(self._special):
-            marked = numpy.flatnonzero(numpy.isin(flat, self._special))
+            # Their ids are the highest of most vocabularies: few tokens have to be looked up.
+            high = numpy.flatnonzero(flat >= self._special[0])
+            marked = high[numpy.isin(flat[high], self._special)]
             self.counts.with_control_tokens += len(numpy.unique(numpy.searchsorted(ends, marked, side="right")))
         ids = numpy.insert(flat, ends, self.job.end_of_document).astype(self.dtype)
         self.append(names, ids, lengths + 1)
@@ -193,28 +202,30 @@ class TextWorker:
         held_out = numpy.array(shares) < self.job.validation_share
         if self.job.halves_at:
             held_out = numpy.arange(len(names)) % 2 == 1
-        per_token: Any = numpy.repeat(held_out, lengths)
-        for name, chosen, kept in (
-            (protocol.TRAIN, ~held_out, ~per_token),
-            (protocol.VALIDATION, held_out, per_token),
-        ):
-            side = self.sides[name]
-            everything = bool(chosen.all())
-            side.tokens.write((ids if everything else ids[kept]).tobytes())
-            side.lengths.write(lengths[chosen].astype(numpy.int32).tobytes())
-            trained = int(kept.sum())
+        for name, chosen in ((protocol.TRAIN, ~held_out), (protocol.VALIDATION, held_out)):
+            count = int(chosen.sum())
+            if not count:
+                continue
+            # Most often all of a batch goes to one side: nothing is copied then.
+            kept: Any = slice(None) if count == len(names) else numpy.repeat(chosen, lengths)
+            side, sizes = self.sides[name], lengths[chosen]
+            side.tokens.write(numpy.ascontiguousarray(ids[kept]).data)
+            side.lengths.write(sizes.astype(numpy.int32).tobytes())
+            tokens_written = trained = int(sizes.sum())
             if masks is not None and side.masks:
-                mask = masks[kept]
-                side.masks.write(mask.astype(numpy.uint8).tobytes())
-                trained = int(mask.sum())
-            self.counts.documents[name] += int(chosen.sum())
-            self.counts.tokens[name] += int(lengths[chosen].sum())
+                side.masks.write(masks[kept].astype(numpy.uint8).tobytes())
+                trained = int(masks[kept].sum())
+            self.counts.documents[name] += count
+            self.counts.tokens[name] += tokens_written
             self.counts.trained[name] += trained
 
     def reject(self, part: Part, where: str, why: str, rejections: list[tuple[int, str, str]]) -> None:
         """Count a record that cannot be used. Raises SettingsError unless such are skipped."""
         if self.job.on_bad_record != protocol.SKIP:
-            raise SettingsError(f"{where}: {why}", "mend it, or leave such records out, counted and listed: --skip-bad")
+            raise SettingsError(
+                f"{where}: {why}",
+                "mend it, or leave such records out, counted and listed: --skip-bad, in a run data.bad_records=skip",
+            )
         self.counts.rejected += 1
         if len(rejections) < protocol.MAX_REPORTED:
             rejections.append((part.number, where, why))
@@ -222,11 +233,11 @@ class TextWorker:
     def _documents(self, part: Part, rejections: list[tuple[int, str, str]]) -> Iterator[Any]:
         for position, found in records.documents(part.file, self.job.shape, part.start, part.end):
             if isinstance(found, Rejection):
-                self.reject(part, _place(part, position), found.reason, rejections)
+                self.reject(part, place(part, position), found.reason, rejections)
             elif isinstance(found, bytes) and not found:
                 self.counts.empty += 1
             elif self.job.halves_at and isinstance(found, bytes):
-                yield from _halves(found, self.job.halves_at)
+                yield from halves(found, self.job.halves_at)
             else:
                 yield from self.accept(part, position, found, rejections)
 
@@ -248,18 +259,23 @@ def _batches(documents: Iterator[Any], limit: int) -> Iterator[list[Any]]:
         yield held
 
 
-def _halves(text: bytes, at: float) -> tuple[bytes, bytes]:
-    """The only document as two, cut at a line end where there is one."""
+def halves(text: bytes, at: float) -> tuple[bytes, bytes]:
+    """The only document as two, cut at a line end where there is one. Raises SettingsError for a single letter."""
     middle = min(max(int(len(text) * (1 - at)), 1), len(text) - 1)
     line_end = text.rfind(b"\n", 0, middle) + 1
     if line_end:
         return text[:line_end], text[line_end:]
-    while middle < len(text) - 1 and text[middle] & 0xC0 == 0x80:
-        middle += 1  # a letter of several bytes stays whole
+    # A letter of several bytes stays whole: cut before it, or behind the first one.
+    while middle and text[middle] & 0xC0 == 0x80:
+        middle -= 1
+    middle = middle or next((at for at in range(1, len(text)) if text[at] & 0xC0 != 0x80), 0)
+    if not middle:
+        raise SettingsError("the text is a single letter", "give more text")
     return text[:middle], text[middle:]
 
 
-def _place(part: Part, position: int) -> str:
+def place(part: Part, position: int) -> str:
+    """Where a record is, for people."""
     if part.is_spool:
         return f"input {part.number + 1}, {records.place(part.file, position)} of what starts at byte {part.origin:,}"
     return records.place(part.file, position)

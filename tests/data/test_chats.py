@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from engine.data import sources, vocabulary
+from engine.data.chats import tokenizer as chat_tokenizer
 from engine.data.harmony import Style
 from engine.data.inspect import shape_of
 from engine.data.packed_file import PackRules
@@ -19,7 +20,7 @@ from tests.data.conftest import texts, write_lines
 
 numpy = pytest.importorskip("numpy")
 parquet = pytest.importorskip("pyarrow.parquet")
-chat_worker = pytest.importorskip("engine.workers.chat")
+pytest.importorskip("tokenizers")
 
 
 def _chats(count):
@@ -55,7 +56,7 @@ def test_every_chat_is_there_once_with_its_mask(tokenizer, tmp_path, is_packed):
     chats = _chats(40)
     path = write_lines(tmp_path / "a.jsonl", [{"messages": chat} for chat in chats])
     made = _prepare(path, tokenizer, tmp_path / "out", is_packed=is_packed)
-    words = chat_worker.Harmony(str(tokenizer / "tokenizer.json"), Style())
+    words = chat_tokenizer(str(tokenizer / "tokenizer.json"), Style())
     wanted = []
     for chat in map(words.encode, chats):
         wanted.append((chat.ids, [*map(int, chat.mask[1:]), 0]))
@@ -128,7 +129,7 @@ def test_a_tokenizer_without_harmony_is_refused(tokenizer, tmp_path):
     content["added_tokens"] = content["added_tokens"][:1]
     (plain / "tokenizer.json").write_text(json.dumps(content))
     path = write_lines(tmp_path / "a.jsonl", [{"messages": chat} for chat in _chats(5)])
-    with pytest.raises(SettingsError, match="it cannot hold chats in the Harmony format"):
+    with pytest.raises(SettingsError, match="which the Harmony format of gpt-oss needs, and no chat template"):
         _prepare(path, plain, tmp_path / "out")
 
 
@@ -163,7 +164,7 @@ def test_bridge_takes_the_rows_and_masks_as_meant(tokenizer, tmp_path, is_packed
     arguments = [str(rows), str(end), str(is_packed)]
     out = subprocess.run([sys.executable, "-c", BRIDGE, *arguments], capture_output=True, text=True, timeout=300)
     assert out.returncode == 0, out.stderr
-    words = chat_worker.Harmony(str(tokenizer / "tokenizer.json"), Style())
+    words = chat_tokenizer(str(tokenizer / "tokenizer.json"), Style())
     wanted = set()
     for chat in map(words.encode, chats):
         wanted.add(tuple(number for number, trained in zip(chat.ids, chat.mask, strict=True) if trained))

@@ -111,3 +111,39 @@ def test_a_prefix_with_its_ending_gets_the_right_hint(tmp_path):
     with pytest.raises(SettingsError) as caught:
         indexed.check(tmp_path / "a.bin", 512)
     assert caught.value.hint.endswith(str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("token_type", ["int32", "uint16", "int64"])
+def test_the_first_documents_are_read_without_the_rest(tmp_path, token_type):
+    write_pair(tmp_path / "pair", DOCUMENTS, token_type)
+    facts = indexed.check_header(tmp_path / "pair")
+    assert (facts.documents, facts.token_type) == (len(DOCUMENTS), token_type)
+    assert list(indexed.first_documents(tmp_path / "pair", 2, 100)) == [(DOCUMENTS[0], False), (DOCUMENTS[1], False)]
+    assert list(indexed.first_documents(tmp_path / "pair", 9, 7))[3] == ([511] * 7, True)
+    assert [indexed.tokens_before(tmp_path / "pair", n) for n in range(5)] == [0, 3, 4, 6, 306]
+
+
+@pytest.mark.parametrize("ending", ["bin", "idx"])
+@pytest.mark.parametrize("change", [-1, 1])
+def test_the_quick_check_sees_other_sizes(tmp_path, ending, change):
+    write_pair(tmp_path / "pair", DOCUMENTS)
+    path = tmp_path / f"pair.{ending}"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] if change < 0 else content + b"xxxxxx")
+    with pytest.raises(SettingsError, match="cut off|longer than its index"):
+        indexed.check_header(tmp_path / "pair")
+
+
+@pytest.mark.parametrize(
+    ("documents", "percent", "train"),
+    # Python and numpy round halves to even, as Megatron does.
+    [(10, 10, 9), (10, 20, 8), (3, 50, 2), (5, 50, 2), (4, 20, 3)],
+)
+def test_the_split_of_a_pair_is_megatrons(documents, percent, train):
+    assert indexed.first_held_out(documents, percent) == train
+
+
+@pytest.mark.parametrize(("documents", "percent"), [(10, 5), (1, 50), (3, 10)])
+def test_an_empty_side_is_refused(documents, percent):
+    with pytest.raises(SettingsError, match="leaves one side without any"):
+        indexed.first_held_out(documents, percent)

@@ -24,7 +24,7 @@ def _look(path, tokenizer=None, **options):
 def test_small_data_is_counted(tokenizer, tmp_path):
     from tokenizers import Tokenizer
 
-    documents = [*texts(50), texts(50)[3], " "]
+    documents = [*texts(50), texts(50)[3], ""]
     path = write_lines(tmp_path / "a.jsonl", [{"text": text} for text in documents])
     with path.open("ab") as file:
         file.write(b'{"text": "\xff"}\n{"text": "a <|end|>"}\n')
@@ -143,4 +143,19 @@ def test_the_chat_verb(tokenizer, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "train: " in shown and "rows" in shown and "filled" in shown
     assert main(["data", "inspect", str(path), "--tokenizer", str(tokenizer)]) == 0
-    assert "of chat (messages)" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "of chat (messages)" in shown and "% of the tokens: the answers" in shown
+
+
+def test_chats_are_counted_as_prepared(tokenizer, tmp_path, capsys):
+    good = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello"}]
+    records = [{"messages": [{**good[0], "content": text}, good[1]]} for text in texts(40)]
+    path = write_lines(tmp_path / "c.jsonl", [*records, {"messages": good[:1]}, {"messages": "x"}])
+    found = _look(path, tokenizer)
+    assert (found.records.value, found.rejected) == (42, 2)
+    assert found.problems[0] == f"{path}, line 41: it has no answer of the assistant: there is nothing to learn"
+    out = tmp_path / "out"
+    options = ["--tokenizer", str(tokenizer), "--force", "-o", str(out), "--skip-bad", "--json", "--no-packing"]
+    assert main(["data", "prepare", str(path), *options]) == 0
+    made = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found.tokens.value == made["train_tokens"] + made["validation_tokens"]

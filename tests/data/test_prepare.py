@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.data import indexed, manifest, sources, units, vocabulary
+from engine.data import indexed, manifest, sources, splits, units, vocabulary
 from engine.data.inspect import shape_of
 from engine.data.prepare import prepare
 from engine.data.request import Request
@@ -136,7 +136,7 @@ def test_a_preparation_that_was_stopped_goes_on(tokenizer, tmp_path, small_units
         prepare(_request(path, tokenizer, tmp_path / "out"), stop_half_way)
     monkey.undo()
     work = tmp_path / ".out.partial"
-    done = len((work / "journal.jsonl").read_text().splitlines()) - 1
+    done = json.loads((work / "journal.jsonl").read_text().splitlines()[-1])["units"]
     assert done > 0
     # A kill may leave half a journal line and bytes that no line vouches for.
     with (work / "train.bin").open("ab") as file:
@@ -310,6 +310,8 @@ def test_gigatoken_gives_the_same_files(tokenizer, tmp_path):
         facts = prepare(_request(path, tokenizer, tmp_path / encoder, encoder=encoder))
         made[facts.encoder] = _contents(tmp_path / encoder)
     assert made["tokenizers"] == made["gigatoken"]
+    # So little is not worth a second tokenizer and a comparison.
+    assert prepare(_request(path, tokenizer, tmp_path / "small", encoder="")).encoder == "tokenizers"
 
 
 def test_a_tokenizer_that_gigatoken_cannot_carry_out_falls_back(tokenizer, tmp_path):
@@ -324,7 +326,9 @@ def test_a_tokenizer_that_gigatoken_cannot_carry_out_falls_back(tokenizer, tmp_p
     content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, content["pre_tokenizer"]]}
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     path = write_lines(tmp_path / "a.jsonl", [{"text": text} for text in texts(50)])
-    made = prepare(_request(path, tmp_path / "tokenizer.json", tmp_path / "out", encoder="", validation_percent=0))
+    made = prepare(
+        _request(path, tmp_path / "tokenizer.json", tmp_path / "out", encoder="gigatoken", validation_percent=0)
+    )
     assert made.encoder == "tokenizers"
     assert "gigatoken was not used" in made.notices[0]
     prepare(_request(path, tmp_path / "tokenizer.json", tmp_path / "slow", validation_percent=0))
@@ -347,7 +351,7 @@ def test_a_difference_found_late_starts_again_with_the_reference(tokenizer, tmp_
 
     monkeypatch.setattr(work.Pool, "__init__", as_tokenizers)
     path = write_lines(tmp_path / "a.jsonl", [{"text": text} for text in texts(50)])
-    made = prepare(_request(path, tokenizer, tmp_path / "out", encoder="", validation_percent=0))
+    made = prepare(_request(path, tokenizer, tmp_path / "out", encoder="gigatoken", validation_percent=0))
     assert made_jobs == ["gigatoken", "tokenizers"]
     assert made.notices == ("gigatoken was not used: other tokens",)
     assert made.documents == 50
@@ -366,3 +370,56 @@ def test_a_killed_tokenising_process_is_named(tokenizer, tmp_path, small_units):
         prepare(_request(path, tokenizer, tmp_path / "out"), kill_one)
     assert "--workers 1" in caught.value.hint
     assert prepare(_request(path, tokenizer, tmp_path / "out")).documents == 3000
+
+
+def test_what_is_ready_is_used_again_until_something_changes(tokenizer, tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", [{"text": text} for text in texts(40)])
+    out, phases = tmp_path / "out", []
+    made = prepare(_request(path, tokenizer, out))
+    written = (out / "train.bin").stat()
+    again = prepare(_request(path, tokenizer, out, workers=2), lambda status: phases.append(status.phase))
+    assert again == made and phases == ["nothing to do: out was made from the same inputs and settings"]
+    assert (out / "train.bin").stat().st_ino == written.st_ino
+    with (out / "train.bin").open("ab") as file:
+        file.write(b"x")
+    assert prepare(_request(path, tokenizer, out)).notices == ("prepared anew: the dataset that was there is damaged",)
+    other = prepare(_request(path, tokenizer, out, validation_percent=20))
+    assert other.notices == ("prepared anew: the settings or the list of inputs changed",)
+    write_lines(path, [{"text": text} for text in texts(41)])
+    (notice,) = prepare(_request(path, tokenizer, out, validation_percent=20)).notices
+    assert notice.startswith(f"prepared anew: {path} has ") and "bytes; it had" in notice
+
+
+def test_a_tokenizer_whose_numbers_have_a_gap_is_refused(tokenizer, tmp_path):
+    """`tokenizers` gives the tokens behind a gap other ids than the file says, and gigatoken does not."""
+    from tokenizers import Tokenizer
+
+    content = json.loads((tokenizer / "tokenizer.json").read_text())
+    size = len(content["model"]["vocab"])
+    new = {**content["added_tokens"][-1], "content": "<|late|>"}
+    for number in (size, size + 3):
+        content["added_tokens"][-1:] = [{**new, "id": number}]
+        (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+        is_kept = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).token_to_id("<|late|>") == number
+        assert is_kept == (number == size)
+        if is_kept:
+            assert vocabulary.read(tmp_path).special["<|late|>"] == number
+        else:
+            with pytest.raises(SettingsError, match=rf"gives <\|late\|> the id {number}, and .* counts on to {size}"):
+                vocabulary.read(tmp_path)
+
+
+def test_a_file_that_is_no_tokenizer_is_named(tokenizer, tmp_path):
+    content = json.loads((tokenizer / "tokenizer.json").read_text())
+    content["model"]["type"] = "Imagined"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    path = write_lines(tmp_path / "a.jsonl", [{"text": text} for text in texts(4)])
+    with pytest.raises(SettingsError, match="tokenizer.json cannot be used"):
+        prepare(_request(path, tmp_path, tmp_path / "out"))
+
+
+def test_the_share_of_a_document_is_the_same_for_ever():
+    """Another value would move documents from one side to the other between two versions."""
+    assert splits.share(splits.digest(b"gpt-oss")) == pytest.approx(0.666364725891538, abs=1e-15)
+    held_out = sum(splits.share(splits.digest(f"document {number}".encode())) < 0.05 for number in range(10_000))
+    assert 430 < held_out < 570

@@ -217,3 +217,17 @@ def test_columns_are_found(tmp_path):
     assert "did you mean txt?" in caught.value.hint
     with pytest.raises(SettingsError, match="none of the columns a, b"):
         detect([{"a": "x", "b": "y"}], "f")
+
+
+def test_a_dataset_on_the_hub_is_taken_by_its_split_or_refused_clearly(tmp_path, monkeypatch):
+    for name in ("data/train-00000-of-00001.jsonl", "data/test-00000-of-00001.jsonl", "trainer.jsonl"):
+        write_lines((tmp_path / name).parent.mkdir(exist_ok=True) or tmp_path / name, [{"text": name}])
+    monkeypatch.setattr(sources, "_fetch", lambda name: tmp_path)
+    assert [file.path for file in sources.find("hf:owner/name")] == [f"{tmp_path}/data/train-00000-of-00001.jsonl"]
+    assert len(sources.find("hf:owner/name", "other")) == 3
+    monkeypatch.undo()
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(SettingsError, match="the dataset 'owner/none-such' could not be fetched") as caught:
+        sources.find("hf:owner/none-such")
+    assert "fetch it elsewhere" in caught.value.hint

@@ -1,4 +1,4 @@
-"""Samples without an index: any number of them at once, and chats in Bridge's own batches."""
+"""Samples without an index: any number of them at once, and chats one in a row or in Bridge's own packed rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ cpu.prepare_environment()
 cpu.install()
 from megatron.bridge.data.base import DatasetBuildContext
 from megatron.bridge.data.utils import get_dataset_provider
-from engine.workers.samples import ChatSamples, MockSamples, packed_chats
+from engine.workers.finetune_data import ChatRows
+from engine.workers.samples import MockSamples, packed_chats
 
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 mock = MockSamples(seq_length=64, vocabulary_size=512)
@@ -27,7 +28,7 @@ first, again, last = train[0], train[0], train[1_953_124_999]
 grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
 
 directory, end = sys.argv[1], int(sys.argv[2])
-chats = ChatSamples(seq_length=512, directory=directory + "/single", padding_id=end)
+chats = ChatRows(seq_length=512, directory=directory + "/single")
 rows, _, _ = get_dataset_provider(chats)([60, 10, 0], chats)
 answers = [sample["labels"][sample["loss_mask"] > 0].tolist() for sample in map(rows.__getitem__, range(60))]
 

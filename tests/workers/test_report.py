@@ -132,7 +132,7 @@ def test_a_failed_worker(run: RunDirectory, work: str, kind: str, message: str, 
 
 def test_a_run_directory_that_is_none(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "none")
-    run.path.mkdir()
+    run.attempts.mkdir(parents=True)
     code, _ = finish(start(run, "finish"))
     assert code == 1
     assert error(run)["error"] == "NotFoundError"
@@ -173,14 +173,19 @@ def test_a_killed_worker_leaves_its_record_running(run: RunDirectory) -> None:
 def test_a_signal_shows_the_stacks(run: RunDirectory) -> None:
     process = start(run, "wait_for_a_signal")
     wait_for_phase(run)
-    log = run.attempt(1, "train") / "rank-0.log"
+    stacks = run.attempt(1, "train") / "rank-0.stacks"
     process.send_signal(signal.SIGUSR1)
     deadline = time.monotonic() + DEADLINE_S
-    while "wait_for_a_signal" not in log.read_text():
-        assert time.monotonic() < deadline, "no stacks in the log"
+    while "wait_for_a_signal" not in stacks.read_text():
+        assert time.monotonic() < deadline, "no stacks in the file"
         time.sleep(0.01)
     process.terminate()
     assert finish(process)[0] == 0
+
+
+def test_a_rank_that_was_never_asked_leaves_no_stacks(run: RunDirectory) -> None:
+    assert finish(start(run, "finish"))[0] == 0
+    assert not (run.attempt(1, "train") / "rank-0.stacks").exists()
 
 
 def test_it_says_how_to_start_it(tmp_path: Path) -> None:

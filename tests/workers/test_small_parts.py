@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import PlanError, SettingsError, StepFailed
+from engine.data.manifest import Manifest
+from engine.errors import PlanError, SettingsError
 from engine.plan.layout import Layout
 from engine.run.directory import RunDirectory, append_line
 from engine.workers import files, profile
-from engine.workers.dataset import Manifest
 from engine.workers.evaluation import read_last
-from engine.workers.export import checked
 
 
 @pytest.mark.parametrize(
@@ -105,36 +104,6 @@ def test_a_worker_module_is_light(worker: str) -> None:
     code = f"import engine.workers.{worker}, sys; print(sorted({{'torch', 'megatron', 'numpy'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-class FakeTensor:
-    """What the check of an export asks of a tensor."""
-
-    def __init__(self, *shape: int) -> None:
-        self.shape = shape
-
-
-EXPECTED: dict[str, tuple[int, ...]] = {"a": (2, 3), "b": (4,)}
-
-
-def test_a_whole_export_passes() -> None:
-    weights = [("b", FakeTensor(4)), ("a", FakeTensor(2, 3))]
-    assert list(checked(weights, EXPECTED)) == weights
-
-
-@pytest.mark.parametrize(
-    ("weights", "says"),
-    [
-        ([("a", FakeTensor(2, 3))], "1 of 2 tensors are wrong: b is missing"),
-        ([("a", FakeTensor(3, 2)), ("b", FakeTensor(4))], r"a \(3, 2\) instead of \(2, 3\)"),
-        ([("a", FakeTensor(2, 3)), ("b", FakeTensor(4)), ("c", FakeTensor(1))], "c is not expected"),
-        ([("a", FakeTensor(2, 3)), ("a", FakeTensor(2, 3)), ("b", FakeTensor(4))], "a is not expected"),
-        ([], "a is missing; b is missing"),
-    ],
-)
-def test_an_export_with_other_tensors_is_refused(weights: list[tuple[str, FakeTensor]], says: str) -> None:
-    with pytest.raises(StepFailed, match=says):
-        list(checked(weights, EXPECTED))
 
 
 def test_metric_lines_are_whole(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from engine.paths import write_atomic
+
 SOUNDS = {
     "cat": "meow",
     "dog": "woof",
@@ -47,4 +49,4 @@ def chats() -> Iterator[list[dict[str, str]]]:
 def write(path: Path) -> None:
     """Write the chats as JSON lines. Raises OSError."""
     lines = (json.dumps({"messages": messages}) for messages in chats())
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_atomic(path, "\n".join(lines) + "\n")
