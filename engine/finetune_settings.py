@@ -12,6 +12,14 @@ GOALS = ("sft", "lora")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneSettings:
+    epochs: float = option(
+        0.0,
+        help="How often every chat is learnt; 0 means that training.iterations says how long the training is.",
+        why="The prepare step counts the rows of tokens, sets training.iterations accordingly and says so.",
+        unit="epochs",
+        minimum=0,
+        maximum=10_000,
+    )
     learn: str = option(
         "answers",
         help="Which tokens of a chat count for the loss.",
@@ -24,11 +32,6 @@ class FinetuneSettings:
         help="The reasoning effort that the system message of each chat names.",
         why="Ask the tuned model with the effort it was trained with. Low suits answers without reasoning.",
         choices=("low", "medium", "high"),
-        advanced=True,
-    )
-    skip_bad_chats: bool = option(
-        False,
-        help="Leave out chats that cannot be used, counted and listed, where the run would stop otherwise.",
         advanced=True,
     )
     lora_rank: int = option(
@@ -61,7 +64,21 @@ class FinetuneSettings:
         "attention",
         help="Which parts of the model get adapters.",
         why="Attention is enough for style and format. Adapters on the experts, one for each, learn more facts and "
-        "are many times larger; so far they can be exported without loss only after a training on the CPU.",
-        choices=("attention", "experts", "attention+experts"),
+        "are many times larger; so far they can be exported without loss only after a training on the CPU. The router "
+        "decides which expert sees a token: a change there is small and far-reaching.",
+        choices=(
+            "attention",
+            "experts",
+            "router",
+            "attention+experts",
+            "attention+router",
+            "experts+router",
+            "attention+experts+router",
+        ),
         native="peft.target_modules",
     )
+
+    @property
+    def adapted_parts(self) -> tuple[str, ...]:
+        """`lora_targets` one by one."""
+        return tuple(self.lora_targets.split("+"))

@@ -53,12 +53,12 @@ def make_model(directory: Path, arguments: argparse.Namespace) -> None:
     import torch
     from transformers import AutoTokenizer, GptOssConfig, GptOssForCausalLM
 
-    from engine.data import harmony
+    from engine.data import harmony, toy_chats
     from engine.data.harmony import Style
     from engine.models import GPT_OSS_20B
-    from engine.workers import finetune_toy, tiny
+    from engine.workers import tiny
 
-    rendered = (harmony.render(chat, Style()) for chat in finetune_toy.chats())
+    rendered = (harmony.render(chat, Style()) for chat in toy_chats.chats())
     texts = ("\n".join(piece.text for piece in pieces if not piece.is_control) for pieces in rendered)
     tiny.train_tokenizer(texts, directory, harmony.CONTROL_TOKENS, harmony.RETURN)
     if arguments.tiny:

@@ -81,7 +81,7 @@ def find(reference: str) -> Path:
 def read(directory: Path) -> HuggingFaceCheckpoint:
     """The checkpoint in `directory`. Raises CheckpointError or SettingsError naming what is wrong with it."""
     model = read_config(directory)
-    config = _read_json(directory / "config.json", MAX_CONFIG_BYTES)
+    config = read_json(directory / "config.json", MAX_CONFIG_BYTES)
     if config.get("model_type", "gpt_oss") != "gpt_oss":
         raise CheckpointError(f"{directory} holds a {config['model_type']!r} model", "give a gpt-oss checkpoint")
     found = _read_tensors(directory)
@@ -104,7 +104,7 @@ def _read_tensors(directory: Path) -> dict[str, StoredTensor]:
                 f"{directory} has neither {INDEX} nor {SINGLE}", "give a directory with safetensors weights"
             )
         return read_header(directory / SINGLE)
-    placed = _read_json(index, MAX_INDEX_BYTES).get("weight_map")
+    placed = read_json(index, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
         raise CheckpointError(f"{index} has no weight_map", "download the index again")
     shards = sorted(set(placed.values()))
@@ -159,7 +159,8 @@ def _expected(found: Mapping[str, StoredTensor], model: Model) -> dict[str, tupl
     return expected
 
 
-def _read_json(path: Path, limit: int) -> dict[str, Any]:
+def read_json(path: Path, limit: int) -> dict[str, Any]:
+    """The object in a JSON file. Raises CheckpointError."""
     try:
         if path.stat().st_size > limit:
             raise CheckpointError(f"{path} is larger than {limit:,} bytes", "download it again")

@@ -13,6 +13,7 @@ from engine.checkpoints import hugging_face, manifest, safetensors_file, torch_d
 from engine.checkpoints.tensors import FC1
 from engine.checkpoints.torch_dist import TRACKER, DistributedCheckpoint
 from engine.errors import CheckpointError, EngineError, NotFoundError
+from engine.models import MAX_CONFIG_BYTES
 
 KINDS: Mapping[str, str] = {
     "hugging-face": "Hugging Face checkpoint",
@@ -29,6 +30,7 @@ _LAYOUT = {
     "cp": "context_parallel_size",
     "ep": "expert_model_parallel_size",
 }
+_LORA = {"rank": "dim", "alpha": "alpha"}
 _RUN_CONFIG_BYTES = 4_000_000
 
 
@@ -49,6 +51,8 @@ class Inspection:
     parameters: int = 0
     size_bytes: int = 0
     has_optimizer: bool = False
+    lora: Mapping[str, int | str] = field(default_factory=dict)
+    """Of adapters: rank, alpha and base, where it says."""
     problems: tuple[str, ...] = ()
     good_for: tuple[str, ...] = ()
     """What can be done with it, in sentences."""
@@ -103,9 +107,16 @@ def _adapter(path: Path) -> Inspection:
         stored = safetensors_file.read_header(path / "adapter_model.safetensors")
     except CheckpointError as error:
         problems.append(error.message)
+    config: dict[str, Any] = {}
+    try:
+        config = hugging_face.read_json(path / "adapter_config.json", MAX_CONFIG_BYTES)
+    except CheckpointError as error:
+        problems.append(error.message)
+    named = {"rank": config.get("r"), "alpha": config.get("lora_alpha"), "base": config.get("base_model_name_or_path")}
     return Inspection(
         path=str(path),
         kind="lora-adapter",
+        lora={name: value for name, value in named.items() if isinstance(value, (int, str))},
         dtypes=tuple(sorted({tensor.dtype for tensor in stored.values()})),
         tensors=len(stored),
         parameters=sum(math.prod(tensor.shape) for tensor in stored.values()),
@@ -130,7 +141,8 @@ def _megatron(path: Path) -> Inspection:
         "path": str(iteration),
         "iteration": max(_number(iteration), 0),
         "iterations": iterations or (max(_number(iteration), 0),),
-        "layout": _layout(iteration),
+        "layout": _numbers(iteration, "model", _LAYOUT),
+        "lora": _numbers(iteration, "peft", _LORA),
         "size_bytes": _size_bytes(iteration),
     }
     try:
@@ -166,6 +178,8 @@ def _uses(kind: str, stored: DistributedCheckpoint) -> tuple[str, ...]:
         uses.append("resume the training that saved it")
     if kind != "bridge-lora":
         uses.append("start a training from its weights: --set model.checkpoint=" + str(stored.path.parent))
+    if kind == "bridge-lora":
+        uses.append(f"merge, and write for PEFT: gptoss export {stored.path} OUT --base TRAINED_ON --reference HF_DIR")
     if is_gpt_oss and kind != "bridge-lora":
         uses.append(f"export to Hugging Face: gptoss export {stored.path} OUT --reference HF_DIR")
     uses.append("load with any tp, pp and ep: torch_dist checkpoints do not keep the layout")
@@ -174,17 +188,17 @@ def _uses(kind: str, stored: DistributedCheckpoint) -> tuple[str, ...]:
     return tuple(uses)
 
 
-def _layout(iteration: Path) -> dict[str, int]:
-    """The sizes in the `model:` part of run_config.yaml; a few lines of a long file, so no YAML parser."""
+def _numbers(iteration: Path, part: str, names: Mapping[str, str]) -> dict[str, int]:
+    """Whole numbers in one part of run_config.yaml; a few lines of a long file, so no YAML parser."""
     try:
         with (iteration / "run_config.yaml").open(encoding="utf-8", errors="replace") as file:
             text = file.read(_RUN_CONFIG_BYTES)
     except OSError:
         return {}
-    part = re.search(r"^model:\n((?:[ -].*\n|\n)*)", text, re.MULTILINE)
-    if part is None:
+    lines = re.search(rf"^{part}:\n((?:[ -].*\n|\n)*)", text, re.MULTILINE)
+    if lines is None:
         return {}
-    found = {short: re.search(rf"^  {name}: (\d+)$", part[1], re.MULTILINE) for short, name in _LAYOUT.items()}
+    found = {short: re.search(rf"^  {name}: (\d+)$", lines[1], re.MULTILINE) for short, name in names.items()}
     return {short: int(match[1]) for short, match in found.items() if match}
 
 

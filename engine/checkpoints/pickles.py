@@ -6,9 +6,14 @@ names anything else is refused. So a checkpoint from the internet cannot do harm
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
+import resource
+import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from engine.errors import CheckpointError
@@ -43,6 +48,9 @@ _STORAGES = {
     "ByteStorage": "uint8", "CharStorage": "int8", "ShortStorage": "int16", "IntStorage": "int32",
     "LongStorage": "int64", "BoolStorage": "bool",
 }  # fmt: skip
+SPARE_BYTES, BYTES_PER_BYTE = 128 << 20, 200
+"""What unpickling may take: a byte of a pickle becomes some tens of bytes of Python objects."""
+_one_at_a_time = threading.Lock()
 _INERT = ("torch", "megatron", "pathlib")
 """Packages whose classes may be named; none of them is imported."""
 
@@ -50,11 +58,27 @@ _INERT = ("torch", "megatron", "pathlib")
 def load(data: bytes, origin: str) -> Any:
     """The object in `data`, its torch classes as records. Raises CheckpointError naming `origin`."""
     try:
-        return _Unpickler(io.BytesIO(data)).load()
+        with _bounded_memory(SPARE_BYTES + BYTES_PER_BYTE * len(data)):
+            return _Unpickler(io.BytesIO(data)).load()
     except CheckpointError as error:
         raise CheckpointError(f"{origin}: {error.message}", error.hint) from error
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+    except Exception as error:  # noqa: BLE001 damaged bytes make the unpickler raise anything
         raise CheckpointError(f"{origin} is damaged: {error}", "use another checkpoint") from error
+
+
+@contextlib.contextmanager
+def _bounded_memory(more: int) -> Iterator[None]:
+    """Let this process grow by no more than `more` bytes: one opcode can ask the unpickler for 32 GB."""
+    with _one_at_a_time:
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        limit = pages * resource.getpagesize() + more
+        try:
+            if soft == resource.RLIM_INFINITY or limit < soft:
+                resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 class _Unpickler(pickle.Unpickler):

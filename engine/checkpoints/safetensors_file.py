@@ -74,7 +74,7 @@ def _tensor(file: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
     try:
         dtype, shape = str(entry["dtype"]), tuple(int(size) for size in entry["shape"])
         start, end = (int(offset) for offset in entry["data_offsets"])
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise _damaged(file, f"the entry of {name} is not understood") from error
     if dtype not in ITEM_BYTES:
         raise CheckpointError(f"{file.name}: {name} has the type {dtype}", "gpt-oss comes in BF16 and MXFP4 (U8)")

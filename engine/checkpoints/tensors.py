@@ -18,8 +18,12 @@ GATE_UP, DOWN = "mlp.experts.gate_up_proj", "mlp.experts.down_proj"
 
 FC1, FC2 = "decoder.layers.mlp.experts.experts.linear_fc1", "decoder.layers.mlp.experts.experts.linear_fc2"
 QKV = "decoder.layers.self_attention.linear_qkv"
+OUTPUT = "decoder.layers.self_attention.linear_proj"
+ROUTER = "decoder.layers.mlp.router"
+ADAPTER = ".adapter."
+"""What the names of LoRA's tensors have between the matrix and the side."""
 
-EXTRA_STATES = ("decoder.layers.self_attention.linear_proj", QKV)
+EXTRA_STATES = (OUTPUT, QKV)
 EXPERT_EXTRA_STATES = (FC1, FC2)
 """Layers that keep an (empty) `_extra_state` object beside their weights."""
 
@@ -35,10 +39,10 @@ RENAMED_IN_LAYER: Mapping[str, str] = {
     "input_layernorm.weight": f"{QKV}.layer_norm_weight",
     "post_attention_layernorm.weight": "decoder.layers.pre_mlp_layernorm.weight",
     "self_attn.sinks": "decoder.layers.self_attention.core_attention.softmax_offset",
-    "self_attn.o_proj.weight": "decoder.layers.self_attention.linear_proj.weight",
-    "self_attn.o_proj.bias": "decoder.layers.self_attention.linear_proj.bias",
-    "mlp.router.weight": "decoder.layers.mlp.router.weight",
-    "mlp.router.bias": "decoder.layers.mlp.router.bias",
+    "self_attn.o_proj.weight": f"{OUTPUT}.weight",
+    "self_attn.o_proj.bias": f"{OUTPUT}.bias",
+    "mlp.router.weight": f"{ROUTER}.weight",
+    "mlp.router.bias": f"{ROUTER}.bias",
 }
 """Tensors that differ in nothing but the name; Megatron stacks those of all layers into one."""
 
@@ -94,6 +98,24 @@ def megatron(model: Model) -> dict[str, Shape]:
         f"{FC2}.weight": (layers, experts, model.hidden, model.ffn),
         f"{FC2}.bias": (layers, experts, model.hidden),
     }
+
+
+def megatron_adapters(model: Model, rank: int) -> dict[str, dict[str, Shape]]:
+    """LoRA: the shapes of `linear_in` and `linear_out` beside each of Megatron's matrices that may have an adapter."""
+    layers, experts, hidden, ffn = model.layers, model.experts, model.hidden, model.ffn
+    qkv = model.query_width + 2 * model.kv_width
+    return {
+        QKV: {"linear_in": (layers, rank, hidden), "linear_out": (layers, qkv, rank)},
+        OUTPUT: {"linear_in": (layers, rank, model.query_width), "linear_out": (layers, hidden, rank)},
+        ROUTER: {"linear_in": (layers, rank, hidden), "linear_out": (layers, experts, rank)},
+        FC1: {"linear_in": (layers, experts, rank, hidden), "linear_out": (layers, experts, 2 * ffn, rank)},
+        FC2: {"linear_in": (layers, experts, rank, ffn), "linear_out": (layers, experts, hidden, rank)},
+    }
+
+
+def adapter_key(module: str, side: str) -> str:
+    """Under which name a checkpoint holds one side of an adapter."""
+    return f"{module}{ADAPTER}{side}.weight"
 
 
 def mxfp4(name: str, model: Model) -> dict[str, Shape]:

@@ -21,6 +21,8 @@ from engine.checkpoints.pickles import Record
 from engine.errors import CheckpointError, NotFoundError
 
 METADATA, BACKEND, TRACKER = ".metadata", "metadata.json", "latest_checkpointed_iteration.txt"
+BACKEND_VERSION = 1
+"""Of the format, as megatron-core 0.19 writes it."""
 MAX_METADATA_BYTES = 1_000_000_000
 MAX_PICKLE_BYTES = 16_000_000
 
@@ -87,6 +89,11 @@ class DistributedCheckpoint:
             if one.dtype not in ITEM_BYTES
         ]
         found += [f"{key} is only partly there" for key, tensor in self.tensors.items() if not tensor.is_covered]
+        return found + self.file_problems()
+
+    def file_problems(self) -> list[str]:
+        """Which files are missing or cut off, in words."""
+        found = []
         ends: dict[str, int] = {}
         for chunk in [*self.objects.values(), *(c for tensor in self.tensors.values() for c in tensor.chunks)]:
             ends[chunk.file] = max(ends.get(chunk.file, 0), chunk.start + chunk.length)
@@ -230,6 +237,12 @@ def _check_backend(iteration: Path) -> None:
     kind = backend.get("sharded_backend") if isinstance(backend, dict) else None
     if kind != "torch_dist":
         raise CheckpointError(f"{iteration} has the format {kind!r}", "torch_dist is what this version reads")
+    version = backend.get("sharded_backend_version", BACKEND_VERSION)
+    if version != BACKEND_VERSION:
+        raise CheckpointError(
+            f"{iteration} has version {version!r} of the format torch_dist; {BACKEND_VERSION} is the one that is known",
+            "a newer Megatron wrote it? upgrade gptoss",
+        )
 
 
 class _Window(io.RawIOBase):

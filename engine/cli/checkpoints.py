@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from engine import settings_file
 from engine.checkpoints import hugging_face, manifest
 from engine.checkpoints.inspect import KINDS, Inspection
 from engine.checkpoints.inspect import inspect as look
@@ -39,7 +40,7 @@ def convert(arguments: argparse.Namespace) -> int:
 
 def export(arguments: argparse.Namespace) -> int:
     """Megatron to Hugging Face."""
-    source, out = Path(arguments.source).expanduser(), _target(arguments)
+    source, out = _source(arguments), _target(arguments)
     reference = _reference(source, arguments.reference)
     result = _work(
         {
@@ -47,21 +48,28 @@ def export(arguments: argparse.Namespace) -> int:
             "source": str(source),
             "out": str(out),
             "reference": str(reference),
+            "base": _base(source, arguments.base),
+            "origin": arguments.reference,
             "dtype": arguments.dtype,
             "threads": arguments.threads,
         },
         arguments,
     )
-    return _done(result, f"{out}: {_speed(result)}, {result['tensors']} tensors", arguments)
+    for warning in result["warnings"]:
+        print(output.clean(f"warning: {warning}"), file=sys.stderr)
+    adapter = f", the adapter alone in {out / 'adapter'}" if result["adapters"] else ""
+    return _done(result, f"{out}: {_speed(result)}, {result['tensors']} tensors{adapter}", arguments)
 
 
 def verify(arguments: argparse.Namespace) -> int:
     """Compare a Megatron checkpoint with itself and with the Hugging Face checkpoint it came from."""
+    source = _source(arguments)
     against = hugging_face.find(arguments.against) if arguments.against else None
     result = _work(
         {
             "job": "verify",
-            "source": str(Path(arguments.source).expanduser()),
+            "source": str(source),
+            "base": _base(source, arguments.base),
             "against": str(against) if against else "",
             "with_logits": not arguments.no_logits,
             "threads": arguments.threads,
@@ -150,6 +158,36 @@ def _target(arguments: argparse.Namespace) -> Path:
     return out
 
 
+def _source(arguments: argparse.Namespace) -> Path:
+    """The Megatron checkpoint that was named, also by the run that made it."""
+    source = Path(arguments.source).expanduser()
+    return source / "checkpoints" if (source / "settings.toml").is_file() else source
+
+
+def _run_of(source: Path) -> Path | None:
+    """The directory of the run in which `source` lies, None when it lies in none."""
+    near = [source.absolute(), *source.absolute().parents][:3]
+    return next((path for path in near if (path / "settings.toml").is_file()), None)
+
+
+def _base(source: Path, chosen: str) -> str:
+    """The weights below adapters: those that were named, else those that the run noted; empty when neither."""
+    if chosen:
+        return str(hugging_face.find(chosen))
+    run = _run_of(source)
+    if run is None:
+        return ""
+    try:
+        noted = json.loads((run / "adapter_base.json").read_text(encoding="utf-8"))["checkpoint"]
+        return str(run / str(noted))
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{run / 'adapter_base.json'} cannot be read: {error}", "name the weights that were trained on: --base DIR"
+        ) from error
+
+
 def _reference(source: Path, chosen: str) -> Path:
     """The Hugging Face directory whose config and tokenizer an export takes. Raises NotFoundError."""
     if chosen:
@@ -158,8 +196,12 @@ def _reference(source: Path, chosen: str) -> Path:
         listed = manifest.read(root)
         if listed and (Path(str(listed.get("from", ""))) / "config.json").is_file():
             return Path(str(listed["from"]))
-        if (root / "model" / "config.json").is_file():  # a run that made its own model
-            return root / "model"
+    if (run := _run_of(source)) is not None:
+        if (run / "model" / "config.json").is_file():  # it made its own model
+            return run / "model"
+        model = settings_file.load(run / "settings.toml").model
+        if model.path or model.name != "custom":
+            return hugging_face.find(model.path or f"openai/{model.name}")
     raise NotFoundError(
         f"it is not known which model {source} is", "name its Hugging Face checkpoint: --reference openai/gpt-oss-20b"
     )
@@ -189,6 +231,7 @@ def _verification(result: Mapping[str, Any]) -> list[str]:
         f"of {one['largest']:.1f}, KL {one['kl']:.0e}, {one['agreement']:.1%} of the predictions agree"
         for one in result.get("logits", [])
     ]
+    lines += [f"  {result['logits_skipped']}"] if "logits_skipped" in result else []
     return lines + [f"  wrong: {problem}" for problem in result["problems"]]
 
 
@@ -201,6 +244,7 @@ def _description(found: Inspection) -> list[str]:
         "parameters": f"{found.parameters:,} in {found.tensors} tensors" if found.tensors else "",
         "size": f"{found.size_bytes / 1e9:.2f} GB",
         "optimiser": "saved with it" if found.has_optimizer else "",
+        "LoRA": ", ".join(f"{name} {value}" for name, value in found.lora.items()),
     }
     lines = [f"{found.path}: {KINDS[found.kind]}, {'complete' if found.is_complete else 'NOT complete'}"]
     lines += [f"  {name:<11}{text}" for name, text in rows.items() if text]

@@ -3,115 +3,50 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
-import subprocess
 import sys
-import tempfile
 import textwrap
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from engine import settings_file
 from engine.cli import output
-from engine.data.pool import environment
-from engine.errors import ExitCode, RunError, SettingsError, StepFailed
-from engine.finetune_settings import GOALS
-from engine.run import start
-from engine.run.directory import RunDirectory
-from engine.settings import Settings
-
-_LOG_LINES = 5
-
-
-@dataclass(slots=True, kw_only=True)
-class _Asked:
-    """One question and what the models answered."""
-
-    text: str
-    expected: str
-    answers: dict[str, str] = field(default_factory=dict)
+from engine.errors import ExitCode, SettingsError
+from engine.run import asking, start
+from engine.run.asking import Asked, Asking, Record, Wanted
 
 
 def carry_out(arguments: argparse.Namespace) -> int:
     """Ask, show the answers as they come, and put them side by side."""
     run = start.find(arguments.run)
-    settings = settings_file.load(run.settings)
-    _check(run, settings, arguments)
-    models = ["tuned"] if arguments.only_tuned else ["base", "tuned"]
-    wanted = {
-        "prompts": arguments.prompt,
-        "count": arguments.count,
-        "longest": arguments.max_tokens,
-        "models": models,
-    }
-    asked: dict[int, _Asked] = {}
-    for record in _records(run, settings, wanted):
-        _take(record, asked)
+    _check(arguments)
+    models = ("tuned",) if arguments.only_tuned else asking.MODELS
+    wanted = Wanted(
+        prompts=tuple(arguments.prompt or ()),
+        count=arguments.count,
+        longest=arguments.max_tokens,
+        models=models,
+    )
+    asked: dict[int, Asked] = {}
+    for record in Asking(run, wanted):
+        asking.take(record, asked)
         if not arguments.json:
             _show(record, asked)
+    loss = asking.held_out_loss(run)
     if arguments.json:
-        output.print_json(
-            [{"question": one.text, "expected": one.expected or None, **one.answers} for one in asked.values()]
-        )
+        answers = [{"question": one.text, "expected": one.expected or None, **one.answers} for one in asked.values()]
+        output.print_json({"held_out_loss": loss, "answers": answers})
     else:
-        print(output.clean("\n\n".join(_side_by_side(one, models) for one in asked.values())))
+        parts = [*(_side_by_side(one, models) for one in asked.values()), asking.loss_sentence(loss)]
+        print(output.clean("\n\n".join(filter(None, parts))))
     return ExitCode.DONE
 
 
-def _check(run: RunDirectory, settings: Settings, arguments: argparse.Namespace) -> None:
-    if settings.training.goal not in GOALS:
-        raise RunError(
-            f"{run.name} is a training with the goal {settings.training.goal}, which teaches no answers",
-            "try a run with the goal sft or lora",
-        )
+def _check(arguments: argparse.Namespace) -> None:
     for name, value in (("--count", arguments.count), ("--max-tokens", arguments.max_tokens)):
-        if not 1 <= value <= 4096:
-            raise SettingsError(f"{name} {value} is not between 1 and 4096", f"for example {name} 64")
+        if not 1 <= value <= asking.MOST:
+            raise SettingsError(f"{name} {value} is not between 1 and {asking.MOST}", f"for example {name} 64")
 
 
-def _records(run: RunDirectory, settings: Settings, wanted: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What the process with the models says. Raises StepFailed, SettingsError."""
-    python = settings.launch.python or sys.executable
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-        process = subprocess.Popen(
-            [python, "-m", "engine.workers.try_answers", str(run.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env=environment(),
-            text=True,
-        )
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            process.stdin.write(json.dumps(wanted))
-            process.stdin.close()
-            for line in process.stdout:
-                record: dict[str, Any] = json.loads(line)
-                if "error" in record:
-                    raise SettingsError(record["error"], record["hint"])
-                yield record
-            code = process.wait()
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-        if code:
-            log.seek(0)
-            tail = "\n".join(log.read().splitlines()[-_LOG_LINES:])
-            raise StepFailed(f"asking ended with return code {code}:\n{tail}", "look at: gptoss doctor")
-
-
-def _take(record: dict[str, Any], asked: dict[int, _Asked]) -> None:
-    if "text" in record:
-        asked[record["question"]] = _Asked(text=record["text"], expected=record["expected"])
-    elif "answer" in record:
-        asked[record["question"]].answers[record["model"]] = record["answer"]
-
-
-def _show(record: dict[str, Any], asked: dict[int, _Asked]) -> None:
+def _show(record: Record, asked: dict[int, Asked]) -> None:
     """The words as they come, on stderr."""
     if "loading" in record:
         output.say(f"loading the {record['loading']} model: {Path(record['path']).name}")
@@ -121,7 +56,7 @@ def _show(record: dict[str, Any], asked: dict[int, _Asked]) -> None:
         output.say(f"   [{record['model']}: {asked[record['question']].text}]")
 
 
-def _side_by_side(asked: _Asked, models: list[str]) -> str:
+def _side_by_side(asked: Asked, models: tuple[str, ...]) -> str:
     heads = {"base": "base model", "tuned": "tuned model"}
     columns = {heads[name]: asked.answers.get(name, "") for name in models}
     if asked.expected:

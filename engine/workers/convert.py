@@ -2,28 +2,55 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from engine.workers import profile
+from engine.checkpoints import hugging_face, tokenizer
+from engine.paths import write_atomic
+from engine.workers import profile, verify
 from engine.workers.files import partial, publish
 from engine.workers.report import Report, run_worker
+from engine.workers.source import hugging_face_directory
 
 
 def work(report: Report) -> Mapping[str, Any]:
-    """Fill `converted/`; a second run replaces it."""
+    """Fill `converted/` and compare it with its origin; a second run replaces it."""
+    parameters = _check_source(report) if report.rank == 0 else 0
     if report.settings.model.converter == "bridge":
-        return _with_bridge(report)
-    # One process is enough: it is the disk that sets the pace.
-    return _by_streaming(report) if report.rank == 0 else {}
+        made = _with_bridge(report)
+    else:
+        # One process is enough: it is the disk that sets the pace.
+        made = _by_streaming(report) if report.rank == 0 else {}
+    return {"parameters": parameters, **made, **_verified(report)} if report.rank == 0 else {}
+
+
+def _check_source(report: Report) -> int:
+    """Name what is wrong with the files and the tokenizers before anything is converted; return the parameters.
+
+    Raises CheckpointError.
+    """
+    source = hugging_face.read(hugging_face_directory(report))
+    tokenizer.require_fitting(source.path, source.model, source.config)
+    tokenizer.require_rows(report.run.data / "tokenizer", source.model)
+    return source.model.parameters
+
+
+def _verified(report: Report) -> dict[str, Any]:
+    """Days of training must not begin with weights that are not the model's."""
+    if not report.settings.output.verify:
+        return {}
+    found = verify.compare(report, Path(report.run.converted.name), hugging_face_directory(report))
+    write_atomic(report.run.path / "verification-converted.json", json.dumps(found, indent=1) + "\n")
+    verify.refuse(found["problems"], "the converted model is not the original one")
+    return verify.summary(found)
 
 
 def _by_streaming(report: Report) -> Mapping[str, Any]:
-    from engine.workers.source import hugging_face_directory, load_config
     from engine.workers.stream.convert import convert
 
-    load_config(report)
     source = hugging_face_directory(report)
     report.phase("converting tensor by tensor")
     made = convert(
@@ -47,7 +74,7 @@ def _with_bridge(report: Report) -> Mapping[str, Any]:
     config = model.config_of(bridge)
     layout = profile.layout_for(report.plan.layout, report.world_size, config.num_local_experts)
     with model.joined_ranks(report):
-        megatron = model.build(report, bridge, layout, with_weights=True)
+        megatron = model.build(report, bridge, layout)
         report.phase("writing the Megatron checkpoint")
         made = report.run.converted.with_name(".converted.partial")
         if report.rank == 0:
@@ -57,9 +84,7 @@ def _with_bridge(report: Report) -> Mapping[str, Any]:
         torch.distributed.barrier()
         if report.rank == 0:
             publish(made, report.run.converted)
-    if report.rank:
-        return {}
-    return {"checkpoint": report.run.converted.name, "parameters": model.count_parameters(config)}
+    return {"checkpoint": report.run.converted.name}
 
 
 def _tokenizer(report: Report) -> str | None:

@@ -1,12 +1,14 @@
-"""The samples of the last evaluation, kept so that others can compute the same loss again.
+"""The samples of the last and of the best evaluation, kept so that others can compute the same loss again.
 
-Each data-parallel rank of the last pipeline stage writes its own samples; `last.json`, written
-after all of them, names the iteration and the loss that Megatron reported.
+Each data-parallel rank of the last pipeline stage writes its own samples; `last.json`, written after all of them,
+names the iteration and the loss that Megatron reported. `best.json` does the same for the lowest loss so far, and
+`first.json` for the first iteration of the training, whose weights are those that were converted.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ from engine.errors import StepFailed
 from engine.paths import write_atomic
 from engine.run.directory import RunDirectory
 
+_LAST, _BEST, _FIRST = "last.json", "best.json", "first.json"
+
 
 def directory(run: RunDirectory) -> Path:
     """Where the samples lie."""
@@ -24,7 +28,7 @@ def directory(run: RunDirectory) -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastEvaluation:
-    """What Megatron reported of its last evaluation, and the files with its samples."""
+    """What Megatron reported of one evaluation, and the files with its samples."""
 
     iteration: int
     loss: float
@@ -33,8 +37,23 @@ class LastEvaluation:
 
 def read_last(run: RunDirectory) -> LastEvaluation | None:
     """The last evaluation that was recorded whole, or None."""
+    return _read(directory(run) / _LAST)
+
+
+def read_first(run: RunDirectory) -> LastEvaluation | None:
+    """The first iteration of the training, or None."""
+    return _read(directory(run) / _FIRST)
+
+
+def read_of(run: RunDirectory, iteration: int) -> LastEvaluation | None:
+    """The evaluation at `iteration`, when it was the last or the best one, else None."""
+    kept = (_read(directory(run) / name) for name in (_LAST, _BEST))
+    return next((one for one in kept if one and one.iteration == iteration), None)
+
+
+def _read(file: Path) -> LastEvaluation | None:
     try:
-        value = json.loads((directory(run) / "last.json").read_text(encoding="utf-8"))
+        value = json.loads(file.read_text(encoding="utf-8"))
         return LastEvaluation(iteration=value["iteration"], loss=value["loss"], files=tuple(value["files"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -54,47 +73,74 @@ def read_samples(run: RunDirectory, evaluation: LastEvaluation) -> Iterator[tupl
 
 
 class Recorder:
-    """Keeps what passes through the forward step while the model is being evaluated."""
+    """Keeps what passes through the forward step while the model is being evaluated, and in the first iteration."""
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
         self._batches: list[tuple[Any, Any, Any]] = []
         self.iteration = -1
         """Of the last evaluation in this process; -1 before the first."""
+        self._is_first = False
 
     def forward_step(self, state: Any, data_iterator: Any, model: Any, return_schedule_plan: bool = False) -> Any:
-        """Bridge's own forward step; in an evaluation the batch is remembered."""
+        """Bridge's own forward step; in an evaluation and in the first iteration the batch is remembered."""
         from megatron.bridge.training.gpt_step import forward_step
         from megatron.core.utils import unwrap_model
 
         # The last stage alone computes the loss; its tensor and context ranks see the same samples.
-        if not model.training and unwrap_model(model).post_process and _is_first_copy():
+        is_kept = self._is_first or not model.training
+        if is_kept and unwrap_model(model).post_process and _is_first_copy():
             data_iterator = self._remembering(data_iterator)
         return forward_step(state, data_iterator, model, return_schedule_plan)
 
     def begin(self) -> None:
         self._batches = []
 
-    def end(self, iteration: int, loss: float | None) -> None:
-        """Save the samples; every rank calls it, and those that know the loss give it."""
-        import torch
+    def begin_first(self) -> None:
+        """The next iteration is the training's first."""
+        self._batches, self._is_first = [], True
 
+    def end_first(self, loss: float | None) -> None:
+        """Save the first iteration's samples; every rank calls it, and it does nothing after the first time."""
+        if not self._is_first:
+            return
+        self._is_first = False
+        files, _ = self._save("first")
+        if loss is not None and math.isfinite(loss):
+            value = {"iteration": 1, "loss": loss, "files": files}
+            write_atomic(directory(self._run) / _FIRST, json.dumps(value) + "\n")
+
+    def end(self, iteration: int, loss: float | None, *, is_best: bool = False) -> float:
+        """Save the samples; every rank calls it, and the one that knows the loss gives it.
+
+        Returns the loss, to every rank.
+        """
         self.iteration = iteration
         folder = directory(self._run)
-        name = f"iteration-{iteration:07d}-rank-{torch.distributed.get_rank():05d}.npz"
-        if self._batches:
-            self._write(folder, name)
-        names: list[str | None] = [None] * torch.distributed.get_world_size()
-        # It is also the barrier: last.json must not name a file that is still being written.
-        torch.distributed.all_gather_object(names, name if self._batches else None)
-        self._batches = []
-        files = [file for file in names if file]
+        files, losses = self._save(f"iteration-{iteration:07d}", loss)
         if loss is not None:
-            value = {"iteration": iteration, "loss": loss, "files": files}
-            write_atomic(folder / "last.json", json.dumps(value) + "\n")
+            value = json.dumps({"iteration": iteration, "loss": loss, "files": files}) + "\n"
+            if is_best:
+                write_atomic(folder / _BEST, value)
+            write_atomic(folder / _LAST, value)
+            best = _read(folder / _BEST)
             for old in folder.glob("iteration-*.npz"):
-                if old.name not in files:
+                if old.name not in files and not (best and old.name in best.files):
                     old.unlink()
+        return next(iter(losses), math.nan)
+
+    def _save(self, stem: str, loss: float | None = None) -> tuple[list[str], list[float]]:
+        """Write this rank's samples; return all ranks' files, and the losses of those that know it."""
+        import torch
+
+        name = f"{stem}-rank-{torch.distributed.get_rank():05d}.npz"
+        if self._batches:
+            self._write(directory(self._run), name)
+        told: list[Any] = [None] * torch.distributed.get_world_size()
+        # It is also the barrier: no record may name a file that is still being written.
+        torch.distributed.all_gather_object(told, (name if self._batches else None, loss))
+        self._batches = []
+        return [file for file, _ in told if file], [known for _, known in told if known is not None]
 
     def _write(self, folder: Path, name: str) -> None:
         import numpy

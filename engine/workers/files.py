@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import shutil
 from pathlib import Path
+
+_HERE, _EXCHANGE = -100, 2
+"""AT_FDCWD and RENAME_EXCHANGE of renameat2(2)."""
 
 
 def partial(final: Path) -> Path:
@@ -14,13 +19,27 @@ def partial(final: Path) -> Path:
 
 
 def publish(made: Path, final: Path) -> None:
-    """Give the finished directory `made` its name, replacing an older one. Raises OSError."""
+    """Give the finished directory `made` its name, replacing an older one. Raises OSError.
+
+    At every moment `final` is the old one or the new one, whole, where the file system can exchange two names.
+    """
+    if not final.exists():
+        made.rename(final)
+        return
+    if _exchange(made, final):
+        shutil.rmtree(made, ignore_errors=True)
+        return
     old = final.with_name(f".{final.name}.old")
     shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        final.rename(old)
+    final.rename(old)
     made.rename(final)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two directories swap names in one step; False where the system or the file system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    return rename is not None and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
 
 
 def size_bytes(directory: Path) -> int:

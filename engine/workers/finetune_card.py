@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from engine.data.manifest import Manifest
+from engine.run import validation
 from engine.settings import Settings, to_tables
 from engine.version import __version__
 from engine.workers import finetune_lora
 from engine.workers.report import Report
+from engine.workers.results import training_result
 
 _NOT_TOLD = {"machine", "launch", "output"}
 """Tables of settings that say nothing about the model, and perhaps something about a person's machines."""
@@ -61,23 +63,24 @@ def _data(report: Report) -> Iterator[str]:
 
 
 def _results(report: Report) -> Iterator[str]:
-    from engine.workers.metrics import training_result
-
-    result: dict[str, Any] = training_result(report.run, report.settings.training.iterations)
-    named = {
-        "first_loss": "first iteration",
-        "last_loss": "last iteration",
-        "first_validation_loss": "held-out chats, first evaluation",
-        "validation_loss": "held-out chats, last evaluation",
+    run, settings = report.run, report.settings
+    at = validation.to_export(run, settings) or settings.training.iterations
+    result: dict[str, Any] = training_result(run, at)
+    known = validation.losses(run)
+    told = {
+        "first iteration": result.get("first_loss"),
+        f"iteration {at}, whose checkpoint this is": result.get("last_loss"),
+        "held-out chats, before the training": known.get(0),
+        "held-out chats, this model": known.get(at),
     }
     yield ""
     yield "## Loss"
     yield ""
     yield "| | nats per token that counts |"
     yield "|---|---|"
-    for key, name in named.items():
-        if key in result:
-            yield f"| {name} | {result[key]:.4f} |"
+    for name, loss in told.items():
+        if loss is not None:
+            yield f"| {name} | {loss:.4f} |"
 
 
 def _settings(report: Report) -> Iterator[str]:

@@ -8,16 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from engine.checkpoints.torch_dist import TRACKER
 from engine.errors import SettingsError
 from engine.paths import write_atomic
 from engine.settings import Settings
-from engine.workers.checkpoints import TRACKER
 from engine.workers.report import Report
 
 _MODULES: Mapping[str, tuple[str, ...]] = {
     "attention": ("linear_qkv", "linear_proj"),
     # Every layer of gpt-oss is one of experts: no other module is called so.
     "experts": ("linear_fc1", "linear_fc2"),
+    "router": ("router",),
 }
 _BASE = "adapter_base.json"
 """In the run directory: which weights the adapters belong to."""
@@ -37,7 +38,7 @@ def make(settings: Settings) -> Any:
     from megatron.bridge.peft.lora import LoRA
 
     chosen = settings.finetune
-    modules = [name for part in chosen.lora_targets.split("+") for name in _MODULES[part]]
+    modules = [name for part in chosen.adapted_parts for name in _MODULES[part]]
     return LoRA(target_modules=modules, dim=chosen.lora_rank, alpha=chosen.lora_alpha, dropout=chosen.lora_dropout)
 
 
@@ -51,40 +52,6 @@ def base_checkpoint(report: Report) -> Path:
         return start / f"iter_{int((start / TRACKER).read_text(encoding='ascii')):07d}"
     except (OSError, ValueError) as error:
         raise SettingsError(f"there is no Megatron checkpoint in {start}: {error}", "run the convert step") from error
-
-
-def weights_in(report: Report, checkpoint: Path) -> Path:
-    """Where the model's weights are: in the base for adapters, else in the training's own checkpoint."""
-    return base_checkpoint(report) if is_wanted(report.settings) else checkpoint
-
-
-def load(report: Report, megatron: list[Any], checkpoint: Path) -> None:
-    """Fill `megatron` from the training's `checkpoint`, adapters included."""
-    from engine.workers import model
-
-    model.load_weights(megatron, weights_in(report, checkpoint))
-    if peft := make(report.settings):
-        peft(megatron, training=False)
-        _load_adapters(megatron, checkpoint)
-
-
-def _load_adapters(megatron: list[Any], checkpoint: Path) -> None:
-    """Fill the adapters of `megatron`; each of them must be in `checkpoint`."""
-    from megatron.core import dist_checkpointing
-    from megatron.core.dist_checkpointing.validation import StrictHandling
-    from megatron.core.utils import unwrap_model
-
-    common = dist_checkpointing.load_common_state_dict(str(checkpoint))
-    metadata = dist_checkpointing.load_content_metadata(preloaded_state_dict=common)
-    for number, chunk in enumerate(unwrap_model(megatron)):
-        section = "model" if len(megatron) == 1 else f"model{number}"
-        adapters = {
-            name: tensor
-            for name, tensor in chunk.sharded_state_dict(metadata=metadata).items()
-            if ".adapter." in name and "_extra_state" not in name
-        }
-        found = dist_checkpointing.load({section: adapters}, str(checkpoint), strict=StrictHandling.RAISE_UNEXPECTED)
-        chunk.load_state_dict(found[section], strict=False)
 
 
 def fingerprint(directory: Path) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 
 from megatron.bridge.training.callbacks import Callback
 
-from engine.run.directory import RunDirectory, read_records
-from engine.workers.evaluation import Recorder, read_last
+from engine.checkpoints import training
+from engine.run import validation
+from engine.workers.evaluation import Recorder
 from engine.workers.report import Report
 
 _LOSS = "lm loss"
@@ -29,12 +30,25 @@ class Metrics(Callback):
         self._iterations = 0
         self._skipped = 0
         self._nan = 0
+        self._validation: dict[int, float] = {}
+        """The losses of the evaluations so far, those before a resume included."""
+        self._lowest_saved = math.inf
+        """The lowest validation loss of a checkpoint."""
+        self.iteration = 0
+        """The last one, once the training has ended."""
 
     def on_data_init_start(self, context: Any) -> None:
         self._report.phase("opening the data")
 
     def on_train_start(self, context: Any) -> None:
-        self._report.phase(f"training from iteration {context.state.train_state.step}")
+        step = context.state.train_state.step
+        if step:
+            self._validation = validation.losses(self._report.run, until=step)
+            best = validation.best_saved(self._report.run)
+            self._lowest_saved = self._validation.get(best, math.inf) if best else math.inf
+        else:
+            self._recorder.begin_first()
+        self._report.phase(f"training from iteration {step}")
 
     def on_train_step_start(self, context: Any) -> None:
         self._began = time.perf_counter()
@@ -45,12 +59,13 @@ class Metrics(Callback):
         self._skipped += bool(context.skipped_iter)
         # Bridge counts the iteration after this event.
         iteration = context.state.train_state.step + 1
-        training = self._report.settings.training
-        last = iteration == training.iterations
+        self._recorder.end_first(_number(context.loss_dict[_LOSS]) if _owns_loss() and context.loss_dict else None)
+        chosen = self._report.settings.training
+        last = iteration == chosen.iterations
         self._report.progress(
-            f"iteration {iteration} of {training.iterations}", iteration, training.iterations, "iterations"
+            f"iteration {iteration} of {chosen.iterations}", iteration, chosen.iterations, "iterations"
         )
-        if iteration % training.log_interval and not last:
+        if iteration % chosen.log_interval and not last:
             return
         if _owns_loss() and context.loss_dict:
             self._write(context, iteration)
@@ -66,7 +81,30 @@ class Metrics(Callback):
         if _owns_loss() and context.total_loss_dict:
             loss = _number(context.total_loss_dict[_LOSS])
             self._report.metric(iteration, validation_loss=_finite(loss))
-        self._recorder.end(iteration, loss)
+        loss = self._recorder.end(iteration, loss, is_best=loss is not None and self._is_best(iteration, loss))
+        if math.isfinite(loss):
+            if self._is_best(iteration, loss):
+                self._lowest_saved = loss
+            self._validation[iteration] = loss
+            self._end_early(context)
+
+    def _is_best(self, iteration: int, loss: float) -> bool:
+        """True when the best checkpoint is wanted, this iteration is saved, and no one before it had so low a loss."""
+        if self._report.settings.output.export_checkpoint != validation.BEST:
+            return False
+        chosen = self._report.settings.training
+        is_last = iteration >= chosen.iterations or bool(
+            validation.exhausted({**self._validation, iteration: loss}, chosen.patience)
+        )
+        is_saved = iteration > 0 and (is_last or iteration % chosen.checkpoint_interval == 0)
+        return is_saved and loss < self._lowest_saved
+
+    def _end_early(self, context: Any) -> None:
+        """Make this iteration the last one when patience is at an end; every rank decides the same."""
+        state, chosen = context.state, self._report.settings.training
+        if validation.exhausted(self._validation, chosen.patience):
+            # Bridge has no early stop; its loop asks this number before each iteration (train.py:377), and saves.
+            state.cfg.train.train_iters = min(state.train_state.step, chosen.iterations)
 
     def on_checkpoint_save(self, context: Any) -> None:
         if self._report.rank:
@@ -82,19 +120,23 @@ class Metrics(Callback):
             path=path,
             seconds=seconds,
         )
+        settings = self._report.settings
+        if keep := settings.output.keep_checkpoints:
+            training.rotate(self._report.run.checkpoints, keep, validation.spared(self._report.run, settings))
 
     def on_train_end(self, context: Any) -> None:
         state = context.state.train_state
+        self.iteration = state.step
         # Bridge evaluates once more at the end; the last iteration may have done so already.
         if self._recorder.iteration == state.step:
             state.do_valid = False
 
     def _write(self, context: Any, iteration: int) -> None:
-        training = self._report.settings.training
+        chosen = self._report.settings.training
         loss = _number(context.loss_dict[_LOSS])
         self._nan += not math.isfinite(loss)
         iteration_s = self._seconds / self._iterations
-        tokens_per_s = training.global_batch * training.sequence_length / iteration_s
+        tokens_per_s = chosen.global_batch * chosen.sequence_length / iteration_s
         self._report.metric(
             iteration,
             loss=_finite(loss),
@@ -104,7 +146,7 @@ class Metrics(Callback):
             tokens_per_s_per_gpu=tokens_per_s / self._report.world_size,
             tflops_per_gpu=self._tflops_per_gpu(context, iteration_s),
             iteration_s=iteration_s,
-            consumed_samples=iteration * training.global_batch,
+            consumed_samples=iteration * chosen.global_batch,
             skipped=self._skipped,
             nan_iterations=self._nan,
             memory_gib=_memory_gib(),
@@ -120,31 +162,6 @@ class Metrics(Callback):
             context.state.cfg, batch_size=self._report.settings.training.global_batch
         )
         return float(operations / iteration_s / self._report.world_size / 1e12)
-
-
-def training_result(run: RunDirectory, iteration: int) -> dict[str, Any]:
-    """What the train step reports, from the records of all its attempts.
-
-    An iteration that was repeated after a crash counts once, as it was last time.
-    """
-    losses: dict[int, float] = {}
-    validation: dict[int, float] = {}
-    for record in read_records(run.metrics):
-        number = record.get("iteration")
-        if record.get("step") != "train" or not isinstance(number, int) or number > iteration:
-            continue
-        if "loss" in record:
-            losses[number] = record["loss"]
-        if "validation_loss" in record:
-            validation[number] = record["validation_loss"]
-    result: dict[str, Any] = {"iteration": iteration}
-    if losses:
-        result |= {"first_loss": losses[min(losses)], "last_loss": losses[max(losses)]}
-    if validation:
-        result["first_validation_loss"] = validation[min(validation)]
-    if (last := read_last(run)) and last.iteration == iteration:
-        result["validation_loss"] = last.loss
-    return result
 
 
 def _owns_loss() -> bool:

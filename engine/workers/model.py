@@ -1,4 +1,4 @@
-"""The Megatron model of a run: join the ranks, build it through Bridge, load weights into it."""
+"""The Megatron model of a run: join the ranks, and build it through Bridge with the Hugging Face weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from engine.plan.layout import Layout
@@ -77,35 +76,12 @@ def joined_ranks(report: Report) -> Iterator[None]:
     torch.distributed.destroy_process_group()
 
 
-def build(report: Report, bridge: Any, layout: Layout, with_weights: bool, precision: str = "") -> list[Any]:
-    """The Megatron model, on this step's ranks, with the Hugging Face weights or without."""
-    provider = bridge.to_megatron_provider(load_weights=with_weights)
-    profile.apply(provider, report.settings.training, layout, report.plan.device, precision)
+def build(report: Report, bridge: Any, layout: Layout) -> list[Any]:
+    """The Megatron model, on this step's ranks, with the Hugging Face weights."""
+    provider = bridge.to_megatron_provider(load_weights=True)
+    profile.apply(provider, report.settings.training, layout, report.plan.device)
     provider.perform_initialization = False
-    # Whole logits on each rank, for the comparison; the other steps do not compute any.
-    provider.parallel_output = False
     provider.finalize()
     provider.initialize_model_parallel(seed=report.settings.training.seed)
     model: list[Any] = provider.provide_distributed_model(wrap_with_ddp=False)
     return model
-
-
-def load_weights(model: list[Any], checkpoint: Path) -> None:
-    """Fill `model` from one iteration of a Megatron checkpoint; every weight must be there."""
-    from megatron.bridge.training.checkpointing import _load_model_weights_from_checkpoint
-
-    _load_model_weights_from_checkpoint(str(checkpoint), model, dist_ckpt_strictness="raise_unexpected")
-
-
-def count_parameters(config: Any) -> int:
-    """Parameters of the Hugging Face model with this configuration; allocates nothing."""
-    return sum(parameter.numel() for parameter in empty_model(config).parameters())
-
-
-def empty_model(config: Any) -> Any:
-    """The transformers model with shapes and no storage."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)

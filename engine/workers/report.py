@@ -1,22 +1,26 @@
 """What a worker tells the outside: its log, its status record, its error, its progress.
 
 Every rank owns `rank-K.log`, `rank-K.json` and, when it fails, `error-rank-K.json` in the
-attempt directory. The status record, not the exit code, says how a rank ended: torchrun
-returns 1 even for a graceful stop. Imports nothing heavy, so that the log and the record
-exist before torch is loaded. The format is documented in docs/run-directory.md.
+attempt directory; SIGUSR1 makes it write where each of its threads is to `rank-K.stacks`. The
+status record, not the exit code, says how a rank ended: torchrun returns 1 even for a graceful
+stop. Imports nothing heavy, so that the log and the record exist before torch is loaded. The
+format is documented in docs/run-directory.md.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import faulthandler
+import io
 import json
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,11 +32,13 @@ from engine.processes import ProcessId
 from engine.run.directory import RunDirectory, append_line
 from engine.settings import Settings
 from engine.settings_file import load
+from engine.workers import affinity
 
 PROGRESS_INTERVAL_S = 0.5
 """Progress events are for people; more often than this they only fill the file."""
 
 _KIB_PER_GIB = 1 << 20
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 type Work = Callable[[Report], Mapping[str, Any]]
 
@@ -68,17 +74,27 @@ class Report:
             self.event("progress", message, done=done, total=total, unit=unit)
 
     def event(self, kind: str, message: str, **facts: Any) -> None:
-        """Add one line to the run's events."""
-        self.run.append_event(kind, message, step=self.step, **facts)
+        """Add one line to the run's events. A disk that is full for a while costs the line, not the training."""
+        with _no_matter("event"):
+            self.run.append_event(kind, message, step=self.step, **facts)
 
     def metric(self, iteration: int, **values: float | None) -> None:
-        """Add one record to the run's metrics; a value that is None was not measured."""
+        """Add one record to the run's metrics, as `event` does; a value that is None was not measured."""
         known = {name: value for name, value in values.items() if value is not None}
-        append_line(self.run.metrics, {"t": time.time(), "step": self.step, "iteration": iteration, **known})
+        with _no_matter("metric"):
+            append_line(self.run.metrics, {"t": time.time(), "step": self.step, "iteration": iteration, **known})
 
     def user_path(self, path: str) -> Path:
         """A path that a person typed; relative ones count from where the worker was started."""
         return self.started_in / Path(path).expanduser()
+
+
+@contextlib.contextmanager
+def _no_matter(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        print(f"a {what} was not written: {error}", file=sys.stderr)
 
 
 def run_worker(step: str, work: Work, arguments: list[str]) -> int:
@@ -90,11 +106,15 @@ def run_worker(step: str, work: Work, arguments: list[str]) -> int:
     rank = int(os.environ.get("RANK", "0"))
     attempt = _attempt_directory(run, step)
     _redirect_output(attempt / f"rank-{rank}.log")
+    _dump_stacks_to(_stacks_file(attempt, rank))
     status = _Status(attempt, rank)
     stop = _StopSignal()
+    _end_with_parent()
     try:
         status.write("running")
         report = Report(step, run)
+        if done := affinity.pin(report.settings.launch.cpu_affinity, report.plan.device):
+            print(done, flush=True)
         # Megatron writes the paths it was given into run_config.yaml; relative ones
         # survive a move of the run directory.
         os.chdir(run.path)
@@ -112,25 +132,61 @@ def run_worker(step: str, work: Work, arguments: list[str]) -> int:
 
 
 def _attempt_directory(run: RunDirectory, step: str) -> Path:
-    chosen = os.environ.get("GPTOSS_ATTEMPT")
-    attempt = Path(chosen) if chosen else run.attempt(0, step)
-    attempt.mkdir(parents=True, exist_ok=True)
+    if chosen := os.environ.get("GPTOSS_ATTEMPT"):
+        attempt = Path(chosen)
+        # Without `parents`: a run whose disk was unmounted must not begin anew on the mount point.
+        attempt.mkdir(exist_ok=True)
+    else:
+        attempt = run.attempt(0, step)
+        attempt.mkdir(parents=True, exist_ok=True)
     return attempt
 
 
 def _redirect_output(log: Path) -> None:
     """Send stdout and stderr, those of native code and children included, to `log`."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
     # Under a test runner these are its own objects; a worker writes to the descriptors.
-    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+    sys.stdout, sys.stderr = _Log(1), _Log(2)
     faulthandler.enable(file=sys.stderr)
-    faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
+
+
+class _Log(io.TextIOWrapper):
+    """A text stream on a descriptor; what a full disk does not take is lost instead of ending the work."""
+
+    def __init__(self, descriptor: int) -> None:
+        raw = open(descriptor, "wb", closefd=False)  # noqa: SIM115
+        super().__init__(raw, encoding="utf-8", errors="replace", line_buffering=True)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            super().flush()
+
+
+def _stacks_file(attempt: Path, rank: int) -> Path:
+    return attempt / f"rank-{rank}.stacks"
+
+
+def _dump_stacks_to(path: Path) -> None:
+    """On SIGUSR1 write the stacks of all threads to `path`. In C, so that it works in a rank that hangs."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    faulthandler.register(signal.SIGUSR1, file=descriptor, all_threads=True)
+
+
+def _end_with_parent() -> None:
+    """Be asked to save and to leave when torchrun is killed: nobody would end this rank any more."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 class _StopSignal:
@@ -182,6 +238,9 @@ class _Status:
         # A second SIGTERM must not turn what is finished into a failure.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.write(outcome, ended=time.time(), **_peak_memory(), result=dict(result))
+        stacks = _stacks_file(self._attempt, self._rank)
+        if stacks.exists() and not stacks.stat().st_size:
+            stacks.unlink()
         return 1 if outcome == "failed" else 0
 
 

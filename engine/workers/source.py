@@ -29,10 +29,10 @@ def hugging_face_source(report: Report) -> str:
     return f"openai/{model.name}"
 
 
-def hugging_face_directory(report: Report) -> Path:
-    """The directory of the weights, downloaded first when it is a published model that is not here yet.
+def hugging_face_directory(report: Report, *, with_weights: bool = True) -> Path:
+    """The model's directory, downloaded first when it is a published model that is not here yet.
 
-    Raises SettingsError when it cannot be had.
+    Without weights it has config.json and the tokenizer. Raises SettingsError when it cannot be had.
     """
     source = hugging_face_source(report)
     if (path := Path(source)).is_dir():
@@ -42,12 +42,13 @@ def hugging_face_directory(report: Report) -> Path:
     report.phase(f"looking for {source} in the Hugging Face cache, else downloading it")
     try:
         # The repository holds the weights a second and a third time, for other programs.
-        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.jinja"],
+        wanted = ["*.json", "*.jinja"] + ["*.safetensors"] * with_weights
+        return Path(snapshot_download(source, allow_patterns=wanted,
                                       ignore_patterns=["original/*", "metal/*"]))  # fmt: skip
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise SettingsError(
-            f"the weights of {source} cannot be had: {reason}",
+            f"{source} cannot be had: {reason}",
             "download them elsewhere (hf download) and give their directory as model.path",
         ) from error
 

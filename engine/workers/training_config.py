@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from engine import models
+from engine.checkpoints.torch_dist import TRACKER
+from engine.data.manifest import Manifest
 from engine.errors import PlanError, SettingsError
 from engine.finetune_settings import GOALS
 from engine.plan import finetune
 from engine.settings import Settings
-from engine.workers import checkpoints, finetune_lora, profile
-from engine.workers.dataset import Manifest
+from engine.workers import finetune_lora, profile, trackers
 from engine.workers.report import Report
 
 
@@ -35,7 +37,7 @@ def make(report: Report, bridge: Any) -> Any:
             manual_gc_interval=100 if loop.fused else 0,
         ),
         validation=bridge_config.ValidationConfig(
-            eval_interval=training.evaluation_interval, eval_iters=training.evaluation_iterations
+            eval_interval=training.evaluation_interval, eval_iters=_evaluation_iterations(report)
         ),
         optimizer=bridge_config.OptimizerConfig(
             optimizer="adam",
@@ -73,6 +75,7 @@ def make(report: Report, bridge: Any) -> Any:
             log_interval=training.log_interval,
             tensorboard_dir="tensorboard" if settings.output.tensorboard else None,
             log_throughput=loop.fused,
+            **trackers.logger_options(settings, report.run),
         ),
         tokenizer=_tokenizer(report, bridge_config, provider.vocab_size),
         checkpoint=_checkpoint(report, bridge_config),
@@ -87,10 +90,21 @@ def decay_iterations(settings: Settings) -> int:
     return settings.training.decay_iterations or settings.training.iterations
 
 
+def _evaluation_iterations(report: Report) -> int:
+    """Global batches of one evaluation: of packed chats no more than there are, so that each sees the same."""
+    training = report.settings.training
+    if training.goal not in GOALS or report.plan.device == "cpu":
+        return training.evaluation_iterations
+    from engine.data.manifest import Manifest
+
+    rows = Manifest.load(report.run.data).packing.get("validation", {}).get("rows", 0)
+    return min(training.evaluation_iterations, max(1, math.ceil(rows / training.global_batch)))
+
+
 def check_start(report: Report) -> None:
     """Refuse to continue from weights that are not there. Raises SettingsError."""
     start = _pretrained(report)
-    if start is None or any((Path(start) / name).exists() for name in (checkpoints.TRACKER, ".metadata")):
+    if start is None or any((Path(start) / name).exists() for name in (TRACKER, ".metadata")):
         return
     key, hint = "", "run the convert step first"
     if report.settings.model.checkpoint:
@@ -100,7 +114,7 @@ def check_start(report: Report) -> None:
 
 def _check(settings: Settings, report: Report) -> None:
     training, layout = settings.training, report.plan.layout
-    for found in finetune.check(settings, models.find(settings), report.plan.device):
+    for found in finetune.check(settings, models.find(settings), report.plan.device, layout):
         if found.severity == "error":
             raise SettingsError(f"{found.what}: {found.why}", found.fix)
     if report.world_size != layout.world_size:
@@ -132,6 +146,17 @@ def _dataset(report: Report, bridge_config: Any) -> Any:
 
         return finetune_data.config(settings, report.plan.device)
     manifest = Manifest.load(report.run.data)
+    loader = {"dataloader_type": "single", "num_workers": loop.loader_processes, "pin_memory": loop.fused}
+    if manifest.source == "mock":
+        from engine.workers.samples import MockSamples
+
+        return MockSamples(
+            seq_length=training.sequence_length,
+            vocabulary_size=manifest.vocabulary_size,
+            random_seed=training.seed,
+            persistent_workers=loop.loader_processes > 0,
+            **loader,
+        )
     common = {
         "random_seed": training.seed,
         "seq_length": training.sequence_length,
@@ -139,14 +164,10 @@ def _dataset(report: Report, bridge_config: Any) -> Any:
         "reset_attention_mask": False,
         "eod_mask_loss": False,
         "num_dataset_builder_threads": 1,
-        "dataloader_type": "single",
-        "num_workers": loop.loader_processes,
-        "pin_memory": loop.fused,
+        "path_to_cache": "data/index",
+        **loader,
     }
     held_out = f"{100 - data.validation_percent:g},{data.validation_percent:g},0"
-    if manifest.source == "mock":
-        return bridge_config.MockGPTDatasetConfig(split=held_out, **common)
-    common["path_to_cache"] = "data/index"
     if manifest.source == "prefix":
         return bridge_config.GPTDatasetConfig(blend=([manifest.prefix], None), split=held_out, **common)
     splits = [(["data/train"], None), (["data/validation"], None), None]
@@ -167,7 +188,7 @@ def _checkpoint(report: Report, bridge_config: Any) -> Any:
         load=report.run.checkpoints.name,
         pretrained_checkpoint=_pretrained(report),
         save_interval=settings.training.checkpoint_interval,
-        most_recent_k=settings.output.keep_checkpoints or -1,
+        most_recent_k=-1,  # `metrics.Metrics` removes old ones: Bridge would count a damaged newest one
         ckpt_format="torch_dist",
         fully_parallel_save=True,
         async_save=False,

@@ -76,6 +76,30 @@ def test_a_lora_adapter_is_known(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (facts["kind"], facts["parameters"]) == ("lora-adapter", 6)
 
 
+def test_a_step_on_gpus_compares_in_a_process_of_its_own(source: MakeSource, tmp_path: Path) -> None:
+    """That process computes as `gptoss verify` does; here only its answers are looked at."""
+    from engine.errors import StepFailed
+    from engine.workers import verify
+    from engine.workers.stream.convert import convert
+
+    origin = source("bf16", 64)
+    convert(origin, tmp_path / "m", "bf16")
+    told: list[str] = []
+
+    class Report:
+        """Stands for a step's report."""
+
+        def progress(self, message: str, done: int, total: int, unit: str) -> None:
+            told.append(message)
+
+    report: Any = Report()
+    found = verify.in_child(report, tmp_path / "m", origin, None, with_logits=False)
+    assert found["is_verified"] and found["tensors_compared"] == 71
+    assert told[-1] == "71 of 71 tensors compared"
+    with pytest.raises(StepFailed, match="no Megatron checkpoint"):
+        verify.in_child(report, tmp_path, origin, None, with_logits=False)
+
+
 def test_the_command_line_loads_no_torch() -> None:
     code = "import engine.cli.checkpoints, sys; print({'torch', 'numpy', 'yaml'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

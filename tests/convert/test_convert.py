@@ -247,6 +247,13 @@ def test_an_export_loads_in_transformers(source: MakeSource, tmp_path: Path, mon
         (lambda root: (root / ".metadata").write_bytes(b"\x80\x04cos\nsystem\n."), r"names os\.system"),
         (lambda root: (root / ".metadata").write_bytes((root / ".metadata").read_bytes()[:500]), "is damaged"),
         (lambda root: (root / "metadata.json").write_text('{"sharded_backend": "zarr"}'), "'zarr'"),
+        (
+            lambda root: (root / "metadata.json").write_text(
+                '{"sharded_backend": "torch_dist", "sharded_backend_version": 2}'
+            ),
+            "version 2 of the format torch_dist",
+        ),
+        (lambda root: (root / "metadata.json").write_text('{"sharded_backend": "fsdp_dtensor"}'), "'fsdp_dtensor'"),
     ],
 )
 def test_a_damaged_megatron_checkpoint_is_not_exported(

@@ -117,6 +117,13 @@ def test_a_good_checkpoint_is_verified(good: Path, source: MakeSource, bridge: B
     assert all(one["agreement"] == 1 for one in answer["comparisons"])
 
 
+def test_what_memory_forbids_is_said(good: Path, source: MakeSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.workers.stream.resources.available_memory_bytes", lambda: 1 << 30)
+    result = verify(good, source("mxfp4", 64))
+    assert result["is_verified"] and result["tensors_compared"] == 71
+    assert "that needs 1.0 GiB of memory and 1.0 are free" in result["logits_skipped"] and "logits" not in result
+
+
 @pytest.mark.parametrize("change", IN_WEIGHTS, ids=lambda change: change.__name__)
 def test_changed_weights_are_seen(
     good: Path, source: MakeSource, bridge: Bridge, tmp_path: Path, change: Callable[[Path], None]

@@ -67,28 +67,32 @@ def test_training_refuses_to_continue_what_was_not_converted(zygote: Zygote, cas
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"data.path": "{here}/none"}, "there is no file or directory"),
-        ({"data.path": "{here}/empty"}, "there is no text"),
+        ({"data.path": "{here}/nowhere"}, "there is no file or directory"),
+        ({"data.path": "{here}/empty"}, "{here}/empty is empty"),
+        ({"data.path": "{here}/chats.jsonl"}, "and the goal continue learns text"),
         ({"data.path": "{here}/latin.txt"}, "latin.txt, line 2: byte 0xe9 is not UTF-8"),
-        ({"data.path": "{here}/bad.jsonl"}, "bad.jsonl, line 1: it has no"),
-        ({"data.source": "prefix", "data.path": "{here}/none"}, "there is no {here}/none.idx"),
+        ({"data.path": "{here}/bad.jsonl"}, "bad.jsonl, line 2: its 'words' is a number, not text"),
+        ({"data.source": "prefix", "data.path": "{here}/nowhere"}, "there is no {here}/nowhere.idx"),
         (
             {"data.tokenizer": "{here}/none", "data.path": "{here}/good.txt"},
-            "data.tokenizer: there is no tokenizer.json",
+            "there is no tokenizer {here}/none/tokenizer.json",
         ),
     ],
 )
 def test_preparation_refuses(
     zygote: Zygote, case: MakeCase, tmp_path: Path, changes: dict[str, str], says: str
 ) -> None:
-    (tmp_path / "empty").write_text(" \n")
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "chats.jsonl").write_text('{"messages": [{"role": "user", "content": "x"}]}\n')
     (tmp_path / "good.txt").write_text("some text\n" * 20)
     (tmp_path / "latin.txt").write_bytes(b"one\ncaf\xe9\n")
-    (tmp_path / "bad.jsonl").write_text('{"words": "x"}\n')
+    (tmp_path / "none").mkdir()
+    (tmp_path / "bad.jsonl").write_text('{"words": "x"}\n{"words": 1}\n')
     chosen = {key: value.format(here=tmp_path) for key, value in changes.items()}
     run = case({"data.source": "text", **chosen})
     before = (run.data / "manifest.json").read_bytes()
-    _assert_refused(zygote, "prepare", run, "SettingsError", says.format(here=tmp_path))
+    kind = "NotFoundError" if says.startswith("there is no") and "prefix" not in changes.values() else "SettingsError"
+    _assert_refused(zygote, "prepare", run, kind, says.format(here=tmp_path))
     assert (run.data / "manifest.json").read_bytes() == before
 
 
@@ -99,7 +103,7 @@ def test_tokens_of_another_vocabulary_are_refused(zygote: Zygote, case: MakeCase
     prefix = run.path / "foreign"
     for ending in ("bin", "idx"):
         shutil.copyfile(prepared.data / f"train.{ending}", f"{prefix}.{ending}")
-    ids = numpy.memmap(f"{prefix}.bin", dtype=numpy.int32, mode="r+")
+    ids = numpy.memmap(f"{prefix}.bin", dtype=numpy.uint16, mode="r+")
     ids[1000] = 512
     ids.flush()
     configure(run, {"data.source": "prefix", "data.path": str(prefix)})
@@ -109,16 +113,16 @@ def test_tokens_of_another_vocabulary_are_refused(zygote: Zygote, case: MakeCase
 def test_a_split_without_documents_is_refused(zygote: Zygote, case: MakeCase, prepared: RunDirectory) -> None:
     """Megatron would search it for samples for ever."""
     run = case({"data.source": "prefix", "data.path": str(prepared.data / "train"), "data.validation_percent": 1})
-    _assert_refused(zygote, "prepare", run, "SettingsError", "1 % of 10 documents leaves one side without any")
+    _assert_refused(zygote, "prepare", run, "SettingsError", "1 % of 11 documents leaves one side without any")
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"rope_parameters": {"factor": 16.0}}, "factor = 16.0 instead of 32.0"),
+        ({"rope_parameters": {"factor": 16.0}}, "factor = 16.0, not 32.0"),
         ({"layer_types": ["full_attention"] * 4}, "layer_types"),
-        ({"swiglu_limit": 5.0}, "swiglu_limit = 5.0 instead of 7.0"),
-        ({"model_type": "llama"}, "'llama' model"),
+        ({"swiglu_limit": 5.0}, "swiglu_limit = 5.0, not 7.0"),
+        ({"model_type": "llama"}, "the model family 'llama'"),
     ],
 )
 def test_a_model_that_bridge_would_misread_is_refused(
@@ -141,13 +145,16 @@ def test_a_model_directory_without_a_config_is_refused(zygote: Zygote, case: Mak
 
 @pytest.mark.parametrize(
     ("worker", "source", "says"),
-    [("prepare", "sample", "the tokenizer of openai/gpt-oss-20b"), ("convert", "mock", "the model openai/gpt-oss-20b")],
+    [
+        ("prepare", "sample", "the tokenizer 'openai/gpt-oss-20b' is neither a directory here nor to be had"),
+        ("convert", "mock", "openai/gpt-oss-20b cannot be had"),
+    ],
 )
 def test_a_model_that_cannot_be_downloaded_is_refused(
     zygote: Zygote, case: MakeCase, worker: str, source: str, says: str
 ) -> None:
     run = case({"model.name": "gpt-oss-20b", "data.source": source})
-    _assert_refused(zygote, worker, run, "SettingsError", says)
+    _assert_refused(zygote, worker, run, "NotFoundError" if worker == "prepare" else "SettingsError", says)
 
 
 def test_export_needs_a_checkpoint(zygote: Zygote, case: MakeCase) -> None:
@@ -156,7 +163,7 @@ def test_export_needs_a_checkpoint(zygote: Zygote, case: MakeCase) -> None:
 
 def test_a_directory_that_is_no_run_is_refused(zygote: Zygote, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "no run")
-    run.path.mkdir()
+    run.attempts.mkdir(parents=True)
     _assert_refused(zygote, "train", run, "NotFoundError", "there is no file")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.data.manifest import Manifest
 from engine.plan.layout import Layout
 from engine.run.directory import RunDirectory, read_records
 from tests.end_to_end import released
@@ -26,6 +28,10 @@ def test_one_rank_from_text_to_a_verified_export(zygote: Zygote, trained: RunDir
     assert result["argmax_agreement"] == 1.0
     assert result["loss_difference"] <= result["loss_tolerance"] == 1e-4
     assert result["export_loss"] < result["initial_loss"] - 0.3
+    assert result["first_training_loss"] == pytest.approx(losses(trained)[1])
+    assert result["first_loss_difference"] <= 1e-5
+    seen = json.loads((trained.path / "verification.json").read_text())
+    assert [one["tokens"] for one in seen["logits"]] == [8, 24, 64]
 
 
 def test_the_training_reports_what_it_did(trained: RunDirectory) -> None:
@@ -162,8 +168,14 @@ def test_preparing_twice_gives_the_same_files(zygote: Zygote, prepared: RunDirec
     run = case()
     (run.data / "left over").touch()
     zygote.run("prepare", run)
+    # The same inputs: what is there is used again.
+    assert (run.data / "left over").exists()
+    with (run.data / "train.bin").open("ab") as file:
+        file.write(b"x")
+    zygote.run("prepare", run)
     assert not (run.data / "left over").exists()
-    for name in ("data/train.bin", "data/validation.idx", "data/manifest.json", "model/model.safetensors"):
+    assert dataclasses.replace(Manifest.load(run.data), notices=()) == Manifest.load(prepared.data)
+    for name in ("data/train.bin", "data/validation.idx", "model/model.safetensors"):
         assert (run.path / name).read_bytes() == (prepared.path / name).read_bytes(), name
     assert not list(run.path.glob(".*"))
 

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.engine
 
 SHORT = [
     word
-    for pair in ("training.iterations=24", "training.checkpoint_interval=8", "data.max_megabytes=0.5",
-                 "training.evaluation_interval=24", "training.warmup_iterations=2")
+    for pair in ("training.iterations=48", "training.checkpoint_interval=16", "data.max_megabytes=0.5",
+                 "training.evaluation_interval=48", "training.warmup_iterations=2")
     for word in ("--set", pair)
 ]  # fmt: skip
 LIMIT_S = 600
@@ -63,7 +63,7 @@ def test_watching_is_killed_the_run_is_stopped_and_resumed_as_if_nothing_had_bee
     run = RunDirectory(tmp_path / "runs" / "rough")
     watching = gptoss("quickstart", "rehearsal", "--name", "rough", *SHORT, "--headless")
     deadline = time.monotonic() + LIMIT_S
-    while max(_losses(run), default=0) < 10:
+    while max(_losses(run), default=0) < 6:
         assert watching.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     watching.send_signal(signal.SIGKILL)  # what watches is not what trains
@@ -71,7 +71,7 @@ def test_watching_is_killed_the_run_is_stopped_and_resumed_as_if_nothing_had_bee
     code, out, err = _finish(gptoss("stop", "rough", "--wait", "--json"))
     assert (code, json.loads(out)["status"]) == (0, "stopped"), err
     stopped_at = run.last_checkpoint()
-    assert stopped_at is not None and 10 <= stopped_at < 24
+    assert stopped_at is not None and 6 <= stopped_at < 48
 
     code, out, err = _finish(gptoss("run", "--resume", "rough", "--headless", "--json"))
     assert code == 0, err

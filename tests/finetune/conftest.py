@@ -36,9 +36,10 @@ CHATS: dict[str, object] = {
 LORA: dict[str, object] = {
     **CHATS,
     "training.goal": "lora",
-    "finetune.lora_targets": "attention+experts",
-    "finetune.lora_rank": 8,
-    "finetune.lora_alpha": 16,
+    "finetune.lora_targets": "attention+experts+router",
+    # The tiny router has four rows.
+    "finetune.lora_rank": 4,
+    "finetune.lora_alpha": 8,
 }
 SHORT: dict[str, object] = {
     "training.iterations": 4,

@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 
 from engine import presets
+from engine.errors import SettingsError
 from engine.models import GPT_OSS_20B, TINY
 from engine.plan import finetune
 from engine.plan.job import from_training
 from engine.plan.layout import Layout
 from engine.plan.memory import estimate
+from engine.plan.plan import Plan
 from engine.plan.planner import plan_steps
+from engine.plan.report import judge
+from engine.preflight import disk_need_gib
 from engine.preflight_facts import read_facts
 from engine.settings import Settings
 from gptoss_tui.__main__ import main
@@ -24,9 +28,9 @@ from gptoss_tui.__main__ import main
 LORA = {"training.goal": "lora", "data.source": "chat"}
 
 
-def found(changes: dict[str, object], device: str = "gpu") -> dict[str, str]:
+def found(changes: dict[str, object], device: str = "gpu", tp: int = 1) -> dict[str, str]:
     settings = Settings().with_values(changes)
-    return {one.key: str(one.severity) for one in finetune.check(settings, GPT_OSS_20B, device)}
+    return {one.key: str(one.severity) for one in finetune.check(settings, GPT_OSS_20B, device, Layout(tp=tp))}
 
 
 @pytest.mark.parametrize("goal", ["sft", "lora"])
@@ -45,6 +49,12 @@ def test_chats_are_fine(goal: str) -> None:
         ({**LORA, "launch.route": "tutorial"}, "finetune.route"),
         ({**LORA, "finetune.lora_rank": 1024, "finetune.lora_targets": "attention+experts"}, "finetune.experts"),
         ({**LORA, "finetune.lora_targets": "experts"}, "finetune.experts"),
+        ({"training.patience": 3, "launch.route": "tutorial"}, "validation.route"),
+        ({"output.export_checkpoint": "best", "launch.route": "tutorial"}, "validation.route"),
+        (
+            {"output.export_checkpoint": "best", "training.iterations": 500, "training.evaluation_interval": 30},
+            "validation.interval",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(changes: dict[str, object], key: str) -> None:
@@ -55,10 +65,54 @@ def test_adapters_on_experts_are_allowed_where_they_can_be_exported() -> None:
     assert found({**LORA, "finetune.lora_targets": "attention+experts"}, "cpu") == {}
 
 
-@pytest.mark.parametrize(("rank", "is_refused"), [(64, False), (65, True)])
-def test_a_rank_above_the_matrix(rank: int, is_refused: bool) -> None:
-    settings = Settings().with_values({**LORA, "finetune.lora_rank": rank})
-    assert [one.key for one in finetune.check(settings, TINY, "cpu")] == ["finetune.rank"] * is_refused
+@pytest.mark.parametrize(
+    ("targets", "rank", "is_refused"),
+    [("attention", 64, False), ("attention", 65, True), ("attention+router", 4, False), ("attention+router", 5, True)],
+)
+def test_a_rank_above_the_matrix(targets: str, rank: int, is_refused: bool) -> None:
+    settings = Settings().with_values({**LORA, "finetune.lora_rank": rank, "finetune.lora_targets": targets})
+    keys = [one.key for one in finetune.check(settings, TINY, "cpu", Layout())]
+    assert keys == ["finetune.rank"] * is_refused
+
+
+def test_the_router_and_tensor_parallelism() -> None:
+    router = {**LORA, "finetune.lora_targets": "attention+router"}
+    assert found(router) == {}
+    assert found(router, tp=2) == {"finetune.router": "error"}
+
+
+def test_targets_that_match_nothing() -> None:
+    with pytest.raises(SettingsError, match="'embedding' is not allowed; it takes one of attention, experts, router"):
+        Settings().with_values({"finetune.lora_targets": "embedding"})
+
+
+def test_the_best_checkpoint_needs_an_evaluation_at_each() -> None:
+    best = {"output.export_checkpoint": "best", "training.iterations": 500}
+    assert found({**best, "training.checkpoint_interval": 100, "training.evaluation_interval": 25}) == {}
+    # The one at the end is evaluated in any case.
+    assert found({**best, "training.checkpoint_interval": 500, "training.evaluation_interval": 30}) == {}
+
+
+@pytest.mark.parametrize(
+    ("device", "epochs", "iterations"), [("cpu", 3.0, 48), ("gpu", 3.0, 48), ("cpu", 0.3, 5), ("gpu", 0.3, 5)]
+)
+def test_epochs_as_iterations(device: str, epochs: float, iterations: int) -> None:
+    values = {**LORA, "finetune.epochs": epochs, "training.global_batch": 16, "training.warmup_iterations": 2}
+    assert finetune.iterations_of(Settings().with_values(values), 255, device) == iterations
+    assert found(values) == {"finetune.epochs": "info"}
+
+
+def test_epochs_on_a_gpu_end_with_an_incomplete_batch() -> None:
+    settings = Settings().with_values({"finetune.epochs": 10, "training.global_batch": 16})
+    # 250 rows are 15.6 batches: Bridge fills the 16th of each epoch with rows that do not count.
+    assert [finetune.iterations_of(settings, 250, device) for device in ("cpu", "gpu")] == [157, 160]
+
+
+def test_too_few_epochs_for_the_warm_up() -> None:
+    settings = Settings().with_values({"finetune.epochs": 1, "training.warmup_iterations": 50})
+    with pytest.raises(SettingsError, match="1 epochs of 255 rows in batches of 128 are 2 iterations") as caught:
+        finetune.iterations_of(settings, 255, "gpu")
+    assert "warmup_iterations=0" in caught.value.hint
 
 
 def test_only_adapters_are_counted_as_trained() -> None:
@@ -69,8 +123,26 @@ def test_only_adapters_are_counted_as_trained() -> None:
     experts = 24 * 32 * 32 * ((2880 + 5760) + (2880 + 2880))
     trained = finetune.trained_parameters(settings, GPT_OSS_20B)
     assert finetune.trained_parameters(with_experts, GPT_OSS_20B) == trained + experts
+    with_router = settings.with_values({"finetune.lora_targets": "attention+router"})
+    assert finetune.trained_parameters(with_router, GPT_OSS_20B) == trained + 24 * 32 * (2880 + 32)
     full = settings.with_values({"training.goal": "sft"})
     assert finetune.trained_parameters(full, GPT_OSS_20B) == GPT_OSS_20B.parameters
+
+
+@pytest.mark.parametrize(("gpus", "goal", "is_told"), [(1, "lora", True), (8, "lora", False), (8, "pretrain", True)])
+def test_the_plan_says_where_another_tool_is_cheaper(gpus: int, goal: str, is_told: bool) -> None:
+    plan = judge(GPT_OSS_20B, gpu="H100", gpus_per_node=gpus, goal=goal, sequence_length=2048)
+    told = [one["what"] for one in plan["findings"] if one["key"] == "plan.other-tool"]
+    assert bool(told) is is_told
+    assert goal != "lora" or not told or "Unsloth" in told[0]
+
+
+@pytest.mark.parametrize(("chosen", "kept"), [("last", "3 checkpoints"), ("best", "4 checkpoints")])
+def test_the_best_checkpoint_takes_room(chosen: str, kept: str) -> None:
+    settings = Settings().with_values({"training.iterations": 1000, "output.export_checkpoint": chosen})
+    assert kept in disk_need_gib(
+        settings, Plan(device="gpu", layout=Layout(), ranks_per_node=8, nodes=1, steps=()), GPT_OSS_20B
+    )
 
 
 def test_the_rank_reaches_the_memory_estimate() -> None:
@@ -127,6 +199,7 @@ def asked_run(tmp_path: Path) -> Path:
     run = tmp_path / "run"
     run.mkdir()
     (run / "state.json").write_text("{}")
+    (run / "metrics.jsonl").write_text('{"step": "train", "iteration": 0, "validation_loss": 6.25}\n')
     save(Settings().with_values({"training.goal": "sft", "launch.python": str(fake)}), run / "settings.toml")
     return run
 
@@ -140,13 +213,15 @@ def test_try_puts_answers_side_by_side(asked_run: Path, capsys: Any) -> None:
     assert answers.split()[-2:] == ["hoot", "hoot"]
     assert "\x1b" not in shown.out + shown.err
     assert "loading the tuned model" in shown.err
+    assert shown.out.splitlines()[-1] == "held-out loss: 6.2500 before the training"
 
 
 def test_try_as_json(asked_run: Path, capsys: Any) -> None:
     assert main(["try", str(asked_run), "--json", "--only-tuned"]) == 0
-    assert json.loads(capsys.readouterr().out) == [
-        {"question": "What does the owl say?", "expected": "hoot", "tuned": "hoot"}
-    ]
+    assert json.loads(capsys.readouterr().out) == {
+        "held_out_loss": {"before": 6.25},
+        "answers": [{"question": "What does the owl say?", "expected": "hoot", "tuned": "hoot"}],
+    }
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -11,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from engine import settings_file
+from engine.checkpoints import training
 from engine.data.harmony import Style, render
 from engine.data.manifest import Manifest
 from engine.plan.layout import Layout
+from engine.run import validation
 from engine.run.directory import RunDirectory, read_records
 from tests.end_to_end.harness import Zygote, configure, copy_run, error_of, losses
 from tests.finetune.conftest import CHATS, LORA, SHORT, MakeCase
@@ -79,13 +83,16 @@ def test_the_template_says_what_was_trained(tuned: RunDirectory) -> None:
 def test_adapters_of_any_layout_are_exported(zygote: Zygote, case: MakeCase, layout: Layout) -> None:
     from safetensors.numpy import load_file
 
-    run = case({**LORA, **SHORT}, layout)
+    # Tensor parallelism and the router's adapter do not go together: test_checks.py.
+    targets = {"finetune.lora_targets": "attention+experts"} if layout.tp > 1 else {}
+    run = case({**LORA, **SHORT, **targets}, layout)
     zygote.run("train", run, ranks=2)
     zygote.run("export", run)
     zygote.run("verify", run)
     adapter = load_file(run.export / "adapter" / "adapter_model.safetensors")
-    assert len(adapter) == 4 * (4 + 2) * 2  # layers x (q, k, v, o, two parameters of the experts) x (A, B)
-    up = adapter["base_model.model.model.layers.1.mlp.experts.base_layer.lora_B.weight"].reshape(128, 8, 4)
+    # layers x (q, k, v, o, two parameters of the experts, the router where there is one) x (A, B)
+    assert len(adapter) == 4 * (4 + 2 + (layout.tp == 1)) * 2
+    up = adapter["base_model.model.model.layers.1.mlp.experts.base_layer.lora_B.weight"].reshape(128, 4, 4)
     assert all(abs(up[..., i] - up[..., j]).max() > 0 for i in range(4) for j in range(i))
 
 
@@ -98,7 +105,7 @@ def test_lora_leaves_the_rest_as_it_was(adapted: RunDirectory) -> None:
     changed = {name for name in changed if not name.startswith("model.")}
     assert changed == {
         "self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight", "self_attn.o_proj.weight",
-        "mlp.experts.gate_up_proj", "mlp.experts.down_proj",
+        "mlp.experts.gate_up_proj", "mlp.experts.down_proj", "mlp.router.weight",
     }  # fmt: skip
 
 
@@ -122,6 +129,46 @@ def test_a_resumed_training_is_the_uninterrupted_one(zygote: Zygote, case: MakeC
     assert sorted(losses(whole)) == [1, 2, 3, 4]
 
 
+STOPPING = {
+    "training.iterations": 40,
+    "training.checkpoint_interval": 2,
+    "training.evaluation_interval": 2,
+    "training.patience": 2,
+    "output.export_checkpoint": "best",
+    "output.keep_checkpoints": 1,
+    # It learns for a moment and then falls apart.
+    "training.learning_rate": 0.3,
+    "training.minimum_learning_rate": 0.3,
+}
+
+
+def test_an_early_stop_leaves_the_best_checkpoint(zygote: Zygote, case: MakeCase) -> None:
+    whole, halves = (case(STOPPING, Layout(pp=2), name=name) for name in ("whole", "halves"))
+    result = zygote.run("train", whole, ranks=2)
+    known = validation.losses(whole)
+    best, last = result["best_iteration"], result["iteration"]
+    assert known[best] == min(known.values()) < known[0]
+    assert last == best + 4 < 40
+    assert f"at iteration {best} is the best" in result["early_stop"]
+    assert training.iterations(whole.checkpoints) == [last, best]
+    # What is exported and verified is the best one.
+    zygote.run("export", whole)
+    assert zygote.run("verify", whole)["megatron_loss"] == known[best]
+    assert f"| {known[best]:.4f} |" in (whole.export / "README.md").read_text()
+    # A training that was stopped in between knows what it knew.
+    configure(
+        halves, {**CHATS, **STOPPING, "training.iterations": best + 2, "training.decay_iterations": 40}, Layout(pp=2)
+    )
+    zygote.run("train", halves, ranks=2)
+    configure(halves, {**CHATS, **STOPPING, "training.decay_iterations": 40}, Layout(pp=2))
+    resumed = zygote.run("train", halves, ranks=2)
+    assert (resumed["iteration"], resumed["early_stop"]) == (last, result["early_stop"])
+    assert training.iterations(halves.checkpoints) == [last, best]
+    # And again it has nothing to do.
+    assert zygote.run("train", halves, ranks=2)["iteration"] == last
+    assert max(losses(halves)) == last
+
+
 def test_adapters_stay_with_their_base(zygote: Zygote, tuned: RunDirectory, case: MakeCase) -> None:
     run = case({**LORA, **SHORT, "training.iterations": 2, "training.decay_iterations": 4})
     zygote.run("train", run)
@@ -139,7 +186,7 @@ def test_a_damaged_adapter_is_found(zygote: Zygote, adapted: RunDirectory, tmp_p
     name = "base_model.model.model.layers.2.self_attn.v_proj.lora_B.weight"
     tensors[name][3, 3] += 1
     save_file(tensors, file)
-    _assert_refused(zygote, "verify", run, "adapter is not the trained one: 1 of 48")
+    _assert_refused(zygote, "verify", run, "v_proj.lora_B.weight has other values")
 
 
 def test_the_card_says_where_it_came_from(tuned: RunDirectory, adapted: RunDirectory) -> None:
@@ -148,6 +195,10 @@ def test_the_card_says_where_it_came_from(tuned: RunDirectory, adapted: RunDirec
         card = (run.export / "README.md").read_text()
         assert made.sources[0].content_hash in card and made.tokenizer_hash in card
         assert f"{losses(run)[50]:.4f}" in card
+        known = validation.losses(run)
+        assert sorted(known) == [0, 50] and known[50] < known[0] - 1
+        assert f"| held-out chats, before the training | {known[0]:.4f} |" in card
+        assert f"| held-out chats, this model | {known[50]:.4f} |" in card
         assert str(run.path.parent) not in card
     base = json.loads((adapted.path / "adapter_base.json").read_text())["fingerprint"]
     assert f"`{base}`" in (adapted.export / "README.md").read_text()
@@ -156,6 +207,10 @@ def test_the_card_says_where_it_came_from(tuned: RunDirectory, adapted: RunDirec
 
 BAD = {
     "text": ('{"text": "no chat"}', "holds text in 'text' and no chats"),
+    "alone": (
+        '{"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}',
+        "none can be kept for validation",
+    ),
     "no answer": ('{"messages": [{"role": "user", "content": "?"}]}', "no answer of the assistant"),
     "role": ('{"messages": [{"role": "wizard", "content": "?"}]}', "the role 'wizard' is unknown"),
     "picture": (
@@ -168,29 +223,46 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_chats_stop_the_run(zygote: Zygote, case: MakeCase, tmp_path: Path, name: str) -> None:
     line, message = BAD[name]
-    run = _with_chats(case, tmp_path, [_good(1), line, _good(2)] if name != "text" else [line])
+    run = _with_chats(case, tmp_path, [line] if name in ("text", "alone") else [_good(1), line, _good(2)])
     _assert_refused(zygote, "prepare", run, message)
 
 
 def test_bad_chats_are_counted_when_they_are_skipped(zygote: Zygote, case: MakeCase, tmp_path: Path) -> None:
-    bad = [line for line, message in BAD.values() if "no chats" not in message]
-    run = _with_chats(case, tmp_path, [*map(_good, range(20)), *bad], {"finetune.skip_bad_chats": True})
+    bad = [line for name, (line, _) in BAD.items() if name not in ("text", "alone")]
+    run = _with_chats(case, tmp_path, [*map(_good, range(20)), *bad], {"data.bad_records": "skip"})
     assert zygote.run("prepare", run)["chats"] == 20
-    assert f"{len(bad)} chats could not be used" in _warnings(run)
+    assert f"{len(bad)} records could not be used" in _warnings(run)
 
 
 def test_long_chats_lose_their_oldest_exchanges(zygote: Zygote, case: MakeCase, tmp_path: Path) -> None:
     long = [part for i in range(40) for part in json.loads(_good(i))["messages"]]
-    run = _with_chats(case, tmp_path, [*map(_good, range(20)), json.dumps({"messages": long})])
-    zygote.run("prepare", run)
+    lines = [*map(_good, range(20)), json.dumps({"messages": long})]
+    run = _with_chats(case, tmp_path, lines, {"finetune.epochs": 3.0})
+    result = zygote.run("prepare", run)
     made = Manifest.load(run.data)
+    # All that comes after it, and every monitor, goes by the run's settings.
+    iterations = math.ceil(3 * made.packing["train"]["rows"] / 4)
+    assert settings_file.load(run.settings).training.iterations == result["iterations"] == iterations
+    assert f"are {iterations} iterations" in "".join(event["message"] for event in read_records(run.events))
     assert (made.shortened, made.too_long, made.documents) == (1, 0, 21)
     assert made.packing["train"]["longest"] <= 96
     assert "1 chats were longer than 96 tokens" in _warnings(run)
 
 
+def test_a_tokenizer_without_a_template_gets_one(zygote: Zygote, tuned: RunDirectory, tmp_path: Path) -> None:
+    run = copy_run(tuned, tmp_path, "run")
+    template = run.export / "chat_template.jinja"
+    expected = template.read_text()
+    shutil.rmtree(run.export)
+    for directory in (run.data / "tokenizer", run.model):
+        (directory / "chat_template.jinja").unlink(missing_ok=True)
+    zygote.run("export", run)
+    assert template.read_text() == expected
+    assert "the tokenizer has no chat template" in _warnings(run)
+
+
 def test_a_rank_above_the_matrix_is_refused_before_training(zygote: Zygote, case: MakeCase) -> None:
-    _assert_refused(zygote, "train", case({**LORA, "finetune.lora_rank": 65}), "smallest side of a matrix is 64")
+    _assert_refused(zygote, "train", case({**LORA, "finetune.lora_rank": 5}), "a matrix of the router is 4")
 
 
 def test_the_tuned_model_answers(zygote: Zygote, tuned: RunDirectory) -> None:

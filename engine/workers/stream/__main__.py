@@ -59,10 +59,11 @@ def _convert(job: dict[str, Any], progress: _Progress) -> dict[str, Any]:
 
 
 def _export(job: dict[str, Any], progress: _Progress) -> dict[str, Any]:
-    from engine.workers.stream.export import export
+    from engine.workers.stream.export import Extras, export
 
     source, out, reference = (Path(job[name]) for name in ("source", "out", "reference"))
-    return export(source, out, reference, job["dtype"], on_progress=progress, threads=job["threads"])
+    extras = Extras(base=Path(job["base"]) if job["base"] else None, origin=job["origin"])
+    return export(source, out, reference, job["dtype"], extras=extras, on_progress=progress, threads=job["threads"])
 
 
 def _verify(job: dict[str, Any], progress: _Progress) -> dict[str, Any]:
@@ -72,6 +73,7 @@ def _verify(job: dict[str, Any], progress: _Progress) -> dict[str, Any]:
     return verify(
         Path(job["source"]),
         against,
+        base=Path(job["base"]) if job["base"] else None,
         with_logits=job["with_logits"],
         on_progress=progress,
         threads=job["threads"],

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from engine.checkpoints.hugging_face import TOKENIZER_FILES
-from engine.checkpoints.torch_dist import BACKEND, TRACKER
+from engine.checkpoints.torch_dist import BACKEND, BACKEND_VERSION, TRACKER
 from engine.models import Model
 from engine.paths import write_atomic
 
@@ -51,7 +51,7 @@ def write(root: Path, model: Model, dtype: str, source: Path, tokenizer: str) ->
         written += copy_tokenizer(source, iteration / "tokenizer")
     config = run_config(model, dtype, tokenizer if has_tokenizer else "")
     texts = {
-        iteration / BACKEND: json.dumps({"sharded_backend": "torch_dist", "sharded_backend_version": 1}),
+        iteration / BACKEND: json.dumps({"sharded_backend": "torch_dist", "sharded_backend_version": BACKEND_VERSION}),
         iteration / "run_config.yaml": to_yaml(config),
         root / TRACKER: "0",
     }

@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from engine.checkpoints import hugging_face, tensors
+from engine.checkpoints import tokenizer as tokenizers
 from engine.checkpoints.hugging_face import HuggingFaceCheckpoint
 from engine.checkpoints.torch_dist import METADATA
 from engine.models import Model
@@ -65,10 +66,10 @@ def convert(
     scratch.return_large_blocks()
     checkpoint = hugging_face.read(source)
     model = checkpoint.model
+    tokenizers.require_fitting(source, model, checkpoint.config)
     size_bytes = model.parameters * TORCH_DTYPES[dtype].itemsize
     threads = resources.threads_for(_thread_bytes(checkpoint, dtype), threads)
     identity = {"to": "megatron", "dtype": dtype, "source": fingerprint(checkpoint)}
-    out.parent.mkdir(parents=True, exist_ok=True)
     with making(out, identity) as partial, HuggingFaceReader(checkpoint) as reader:
         folder = partial / ITERATION
         folder.mkdir(exist_ok=True)

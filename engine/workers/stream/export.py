@@ -5,24 +5,28 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from engine.checkpoints import tensors, torch_dist
+from engine.checkpoints import hugging_face, tensors, torch_dist
+from engine.checkpoints import tokenizer as tokenizers
 from engine.checkpoints.hugging_face import INDEX, SINGLE
 from engine.checkpoints.safetensors_file import make_header
 from engine.checkpoints.tensors import Shape
 from engine.checkpoints.torch_dist import DistributedCheckpoint
 from engine.errors import CheckpointError
-from engine.models import Model, read_config
+from engine.models import MAX_CONFIG_BYTES, Model, read_config
 from engine.paths import write_atomic
-from engine.workers.stream import bridge_files, manifest, model_card, resources, scratch
-from engine.workers.stream.files import OnProgress, OutputFile, Unit, making, publish, write_all
-from engine.workers.stream.reading import MegatronReader
-from engine.workers.stream.to_hugging_face import PIECE_BYTES, FromMegatron, Source, parts
+from engine.workers.stream import adapters, bridge_files, manifest, model_card, resources, scratch
+from engine.workers.stream.adapters import Adapters, WithAdapters
+from engine.workers.stream.files import JOURNAL, OnProgress, OutputFile, Unit, making, publish, write_all
+from engine.workers.stream.reading import HuggingFaceReader, MegatronReader
+from engine.workers.stream.to_hugging_face import PIECE_BYTES, FromHuggingFace, FromMegatron, Source, parts
 from engine.workers.stream.values import OF_TORCH, TORCH_DTYPES
 
 MAX_SHARD_BYTES, MIN_SHARD_BYTES = 5_000_000_000, 250_000_000
@@ -31,53 +35,71 @@ _SAFETENSORS_TYPE = {"bf16": "BF16", "fp32": "F32"}
 _CONFIG_DTYPE = {"bf16": "bfloat16", "fp32": "float32"}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extras:
+    """What an export may have beyond the checkpoint's own content."""
+
+    base: Path | None = None
+    """For adapters: the weights that they were trained on, a Megatron or a Hugging Face checkpoint."""
+    origin: str = ""
+    """For adapters: how PEFT finds the base; the reference when it is empty."""
+    tokenizer: Path | None = None
+    """Directory of the tokenizer, where it is not the checkpoint's or the reference's own."""
+    describe: Callable[[Path], Iterable[Path]] | None = None
+    """Adds files to the directory in the making and returns them."""
+
+
 def export(
     source: Path,
     out: Path,
     reference: Path,
     dtype: str,
     *,
+    extras: Extras | None = None,
     on_progress: OnProgress | None = None,
     threads: int = 0,
 ) -> dict[str, Any]:
     """Make the Hugging Face checkpoint `out` from one iteration of the Megatron checkpoint `source`.
 
     `reference` is the Hugging Face directory that it came from: its config.json and tokenizer are
-    taken, its weights are not looked at. `dtype` is bf16 or fp32. `out` appears when it is complete.
-    Raises CheckpointError naming every tensor that is missing; else as `convert`.
+    taken, its weights are not looked at. `dtype` is bf16 or fp32. Adapters are added to their base and
+    written alone, too. `out` appears when it is complete. Raises CheckpointError naming every tensor
+    that is missing; else as `convert`.
     """
     started = time.monotonic()
     torch.set_num_threads(1)
     scratch.return_large_blocks()
+    extras = extras or Extras()
     model = read_config(reference)
-    iteration = torch_dist.find_iteration(source)
-    checkpoint = torch_dist.read(iteration)
-    require_whole(checkpoint, model)
-    threads = resources.threads_for(_thread_bytes(checkpoint, model, dtype), threads)
-    shards = _shards(tensors.hugging_face(model), TORCH_DTYPES[dtype].itemsize, threads)
-    identity = {
-        "to": "hugging face",
-        "dtype": dtype,
-        "source": _fingerprint(iteration),
-        "shards": len(shards),
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with making(out, identity) as partial, MegatronReader(checkpoint) as reader:
-        there = sum(path.stat().st_size for path in partial.glob("*.safetensors"))
-        resources.require_disk(partial, model.parameters * TORCH_DTYPES[dtype].itemsize, there)
-        units = [
-            Unit(
-                name=name,
-                size_bytes=_size(shapes, dtype),
-                write=_writer(FromMegatron(reader, model), shapes, dtype),
-            )
-            for name, shapes in shards.items()
-        ]
-        written = write_all(units, partial, partial / "journal.jsonl", threads, on_progress)
-        small = _small_files(partial, shards, reference, iteration, dtype)
+    with ExitStack() as stack:
+        trained = open_trained(stack, source, model, extras.base, TORCH_DTYPES[dtype])
+        tokenizer = extras.tokenizer or _tokenizer(reference, trained.iteration)
+        tokenizers.require_rows(tokenizer, model)
+        # No reason to refuse: the training may have had a tokenizer of its own.
+        config = hugging_face.read_json(reference / "config.json", MAX_CONFIG_BYTES)
+        warnings = tokenizers.unknown_ids(tokenizer, config)
+        threads = resources.threads_for(_thread_bytes(trained, model, dtype), threads)
+        shards = _shards(tensors.hugging_face(model), TORCH_DTYPES[dtype].itemsize, threads)
+        identity = {
+            "to": "hugging face",
+            "dtype": dtype,
+            "source": trained.fingerprint,
+            "shards": len(shards),
+        }
+        partial = stack.enter_context(making(out, identity))
+        written = write_all(
+            _units(partial, trained, shards, model, dtype), partial, partial / JOURNAL, threads, on_progress
+        )
+        small = _small_files(partial, shards, reference, trained.iteration, dtype)
+        small += bridge_files.copy_tokenizer(tokenizer, partial)
+        if trained.adapters:
+            base = extras.origin or str(reference)
+            small.append(adapters.write_config(partial / adapters.FOLDER, trained.adapters.lora, base))
+        if extras.describe:
+            small += [path for path in extras.describe(partial) if path not in small]
         facts = {
             "kind": "hugging face",
-            "from": str(iteration),
+            "from": str(trained.iteration),
             "dtype": dtype,
             "parameters": model.parameters,
         }
@@ -88,17 +110,93 @@ def export(
         "tensors": sum(len(shapes) for shapes in shards.values()),
         "bytes": sum(one.size_bytes for one in written),
         "parameters": model.parameters,
+        "adapters": len(trained.adapters.lora.modules) if trained.adapters else 0,
+        "warnings": warnings,
         "threads": threads,
         "seconds": round(time.monotonic() - started, 2),
     }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What is exported: the tensors, and where they come from."""
+
+    iteration: Path
+    source: Source
+    adapters: Adapters | None
+    fingerprint: Any
+    stored_bytes: int
+    """Size of the largest value that is read."""
+
+
+def open_trained(stack: ExitStack, source: Path, model: Model, base: Path | None, dtype: torch.dtype) -> Trained:
+    """The weights in `source`, or those in `base` with the adapters in `source` added. Raises CheckpointError."""
+    iteration = torch_dist.find_iteration(source)
+    checkpoint = torch_dist.read(iteration)
+    if not adapters.has_adapters(checkpoint):
+        require_whole(checkpoint, model)
+        weights = FromMegatron(stack.enter_context(MegatronReader(checkpoint)), model)
+        stored = max(torch_dist.ITEM_BYTES[tensor.dtype] for tensor in checkpoint.weights().values())
+        return Trained(iteration=iteration, source=weights, adapters=None, fingerprint=_fingerprint(iteration),
+                       stored_bytes=stored)  # fmt: skip
+    lora = adapters.read(checkpoint, model)
+    if base is None:
+        raise CheckpointError(
+            f"{iteration} holds LoRA adapters and not the weights that they change",
+            "name those, a Megatron or a Hugging Face checkpoint: --base DIR",
+        )
+    found = Adapters(stack.enter_context(MegatronReader(checkpoint)), model, lora)
+    below, fingerprint = _base(stack, base, model)
+    return Trained(
+        iteration=iteration,
+        source=WithAdapters(below, found, dtype),
+        adapters=found,
+        fingerprint=[_fingerprint(iteration), fingerprint],
+        # The sum of an expert and its change is made in fp32, out of three matrices.
+        stored_bytes=4 * torch.float32.itemsize,
+    )
+
+
+def _base(stack: ExitStack, base: Path, model: Model) -> tuple[Source, Any]:
+    if (base / "config.json").is_file():
+        reference = hugging_face.read(base)
+        if tensors.hugging_face(reference.model) != tensors.hugging_face(model):
+            raise CheckpointError(f"{base} is another model than the adapters'", "give the model they were trained on")
+        return FromHuggingFace(stack.enter_context(HuggingFaceReader(reference))), manifest.fingerprint(reference)
+    iteration = torch_dist.find_iteration(base)
+    checkpoint = torch_dist.read(iteration)
+    require_whole(checkpoint, model)
+    return FromMegatron(stack.enter_context(MegatronReader(checkpoint)), model), _fingerprint(iteration)
+
+
+def _units(
+    partial: Path, trained: Trained, shards: Mapping[str, dict[str, Shape]], model: Model, dtype: str
+) -> list[Unit]:
+    """The large files to write, for which there is room. Raises PreflightError."""
+    units = [
+        Unit(name=name, size_bytes=_size(shapes, dtype), write=_writer(trained.source, shapes, dtype))
+        for name, shapes in shards.items()
+    ]
+    if found := trained.adapters:
+        (partial / adapters.FOLDER).mkdir(exist_ok=True)
+        kind = _SAFETENSORS_TYPE[dtype]
+        units.append(
+            Unit(
+                name=f"{adapters.FOLDER}/{adapters.WEIGHTS}",
+                size_bytes=adapters.size_bytes(model, found.lora, TORCH_DTYPES[dtype].itemsize),
+                write=lambda file: adapters.write_weights(file, found, model, kind),
+            )
+        )
+    there = sum(path.stat().st_size for path in partial.rglob("*.safetensors"))
+    resources.require_disk(partial, sum(unit.size_bytes for unit in units), there)
+    return units
+
+
 def require_whole(checkpoint: DistributedCheckpoint, model: Model) -> None:
     """Raise CheckpointError unless every weight of `model` is there, and nothing else."""
-    if adapters := [key for key in checkpoint.weights() if ".adapter." in key or "lora" in key.lower()]:
+    if adapters.has_adapters(checkpoint):
         raise CheckpointError(
-            f"{checkpoint.path} holds LoRA adapters ({adapters[0]}, …)",
-            "merge them with Megatron-Bridge first; the adapters of single experts cannot be exported without loss",
+            f"{checkpoint.path} holds LoRA adapters and not the weights that they change", "name the base instead"
         )
     if problems := checkpoint.problems():
         raise CheckpointError(f"{checkpoint.path}: {'; '.join(problems[:3])}", "use an older checkpoint")
@@ -119,11 +217,10 @@ def require_whole(checkpoint: DistributedCheckpoint, model: Model) -> None:
         )
 
 
-def _thread_bytes(checkpoint: DistributedCheckpoint, model: Model, dtype: str) -> int:
+def _thread_bytes(trained: Trained, model: Model, dtype: str) -> int:
     """The most that one thread holds: an expert as it was read, put together, and as it is written."""
     item = TORCH_DTYPES[dtype].itemsize
-    stored = max(torch_dist.ITEM_BYTES[tensor.dtype] for tensor in checkpoint.weights().values())
-    return max(2 * model.ffn * model.hidden, PIECE_BYTES // item) * (2 * item + stored)
+    return max(2 * model.ffn * model.hidden, PIECE_BYTES // item) * (2 * item + trained.stored_bytes)
 
 
 def _shards(shapes: Mapping[str, Shape], item_bytes: int, threads: int) -> dict[str, dict[str, Shape]]:
@@ -160,7 +257,7 @@ def _writer(source: Source, shapes: dict[str, Shape], dtype: str) -> Callable[[O
 def _small_files(
     out: Path, shards: Mapping[str, Mapping[str, Shape]], reference: Path, iteration: Path, dtype: str
 ) -> list[Path]:
-    """Index, config, generation config, tokenizer, model card."""
+    """Index, config, generation config, model card."""
     config = json.loads((reference / "config.json").read_text(encoding="utf-8"))
     config.pop("quantization_config", None)  # what is written is not quantised
     config.pop("torch_dtype", None)
@@ -176,12 +273,11 @@ def _small_files(
         texts[out / INDEX] = json.dumps(index, indent=2) + "\n"
     for path, text in texts.items():
         write_atomic(path, text)
-    copies = bridge_files.copy_tokenizer(_tokenizer(reference, iteration), out)
     generation = reference / "generation_config.json"
     if generation.is_file():
         write_atomic(out / generation.name, generation.read_text(encoding="utf-8"))
-        copies.append(out / generation.name)
-    return [*texts, *copies]
+        return [*texts, out / generation.name]
+    return [*texts]
 
 
 def _tokenizer(reference: Path, iteration: Path) -> Path:

@@ -6,6 +6,7 @@ a journal, so that an interrupted conversion goes on where it was and a changed 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -24,10 +25,18 @@ from torch import Tensor, uint8
 
 from engine.errors import CheckpointError, StepFailed
 from engine.version import __version__
+from engine.workers import files as directories
 
 JOURNAL, LOCK = "journal.jsonl", "lock"
 _POLL_S = 0.25
 _DISK_THREADS = 2
+_HINTS = (
+    ((errno.ENOSPC, errno.EDQUOT), "free some disk space there, then start it again: it goes on where it was"),
+    ((errno.EACCES, errno.EPERM, errno.EROFS), "give a directory that you may write to"),
+    ((errno.EFBIG,), "raise the limit of the size of files (ulimit -f), or give another disk"),
+    ((errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENOENT), "give another directory"),
+)
+"""What helps, by the reason why a file cannot be written."""
 
 type OnProgress = Callable[[str, int, int], None]
 """Gets a sentence, the bytes written so far and their final number."""
@@ -130,11 +139,13 @@ class Written:
 def making(final: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
     """The directory in which `final` is made; what a conversion with the same identity left there stays.
 
-    Raises CheckpointError when another process makes the same directory.
+    Raises CheckpointError when another process makes the same directory, StepFailed when writing fails.
     """
     partial = final.with_name(f".{final.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    with (partial / LOCK).open("w") as lock:
+    with _write_errors(partial):
+        partial.mkdir(parents=True, exist_ok=True)
+        lock_file = (partial / LOCK).open("w")
+    with _write_errors(partial), lock_file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -157,12 +168,7 @@ def publish(partial: Path, final: Path) -> None:
     """Give the finished directory its name; what had it before goes only then. Raises OSError."""
     (partial / JOURNAL).unlink()
     (partial / LOCK).unlink()
-    old = final.with_name(f".{final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        final.rename(old)
-    partial.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
+    directories.publish(partial, final)
 
 
 def write_all(
@@ -220,9 +226,8 @@ def _write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StepFailed(
-            f"{path} cannot be written: {error.strerror or error}", "free some disk space there"
-        ) from error
+        hint = next((hint for numbers, hint in _HINTS if error.errno in numbers), "check the disk, or give another one")
+        raise StepFailed(f"{error.filename or path} cannot be written: {error.strerror or error}", hint) from error
 
 
 def _await(futures: Sequence[Future[Future[Written]]], meter: Meter, on_progress: OnProgress | None) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from engine.checkpoints import hugging_face, tensors, torch_dist
-from engine.checkpoints.tensors import FC1, FC2, QKV
-from engine.errors import CheckpointError
+from engine.checkpoints.tensors import ADAPTER, FC1, FC2, QKV
 from engine.models import Model
 from engine.plan.layout import Layout
 from engine.settings import TrainingSettings
+from engine.workers.stream import bridge_files, run_config
 from engine.workers.stream.reading import HuggingFaceReader, MegatronReader
 from engine.workers.stream.to_hugging_face import FromHuggingFace, parts
 from engine.workers.stream.values import TORCH_DTYPES
@@ -29,7 +30,7 @@ from engine.workers.stream.values import TORCH_DTYPES
 type LoadOne = Callable[[str, tuple[int, ...]], Tensor]
 """Gives the values of a parameter by its name and shape."""
 
-_EXPERT = re.compile(r"mlp\.experts\.local_experts\.(\d+)\.linear_fc([12])\.(weight|bias)")
+_EXPERT = re.compile(r"mlp\.experts\.local_experts\.(\d+)\.linear_fc([12])\.(.+)")
 _SAVED_AS = {"input_layernorm.weight": f"{QKV}.layer_norm_weight"}
 """Names that the local layers change when they save (gpt_layer_specs.py, sharded_state_dict_keys_map)."""
 
@@ -61,40 +62,47 @@ def transformers_logits(directory: Path, prompts: Sequence[Tensor], precision: s
         owners += [(f"model.layers.{i}", layer) for i, layer in enumerate(model.model.layers)]
         owners += [("lm_head", model.lm_head)]
         with _weights_on_call(owners, load), torch.inference_mode():
-            return [model(prompt, use_cache=False).logits.float() for prompt in prompts]
+            return _apart(model(_together(prompts), use_cache=False).logits, prompts)
 
 
-def megatron_logits(iteration: Path, prompts: Sequence[Tensor], precision: str) -> list[Tensor]:
+def megatron_logits(
+    iteration: Path, prompts: Sequence[Tensor], precision: str, base: Path | None = None
+) -> list[Tensor]:
     """What Megatron computes from one iteration of a checkpoint, built as its run_config.yaml says.
 
-    In this process, on the CPU, with Megatron's local layers. Raises CheckpointError.
+    Where it holds adapters, the weights are those of the Megatron checkpoint `base`. In this process,
+    on the CPU, with Megatron's local layers. Raises CheckpointError.
     """
-    checkpoint = torch_dist.read(iteration)
-    with _one_rank():
-        model = _build_megatron(iteration, precision)
-        with MegatronReader(checkpoint) as reader:
+    with _one_rank(), ExitStack() as stack:
+        trained = stack.enter_context(MegatronReader(torch_dist.read(iteration)))
+        model, weights = _build_megatron(iteration, precision), trained
+        if base is not None:
+            weights = stack.enter_context(MegatronReader(torch_dist.read(torch_dist.find_iteration(base))))
+            _add_adapters(model, iteration)
 
-            def load(name: str, shape: tuple[int, ...]) -> Tensor:
-                return _megatron_parameter(reader, name, shape).to(TORCH_DTYPES[precision])
+        def load(name: str, shape: tuple[int, ...]) -> Tensor:
+            reader = trained if ADAPTER in name else weights
+            return _megatron_parameter(reader, name.replace(".to_wrap.", "."), shape).to(TORCH_DTYPES[precision])
 
-            owners = [(name, module) for name, module in model.named_modules() if _owns(module)]
-            with _weights_on_call(owners, load), torch.inference_mode():
-                return [_answer(model, prompt) for prompt in prompts]
+        with _weights_on_call(list(_called(model)), load), torch.inference_mode():
+            return _apart(_answer(model, _together(prompts)), prompts)
+
+
+def _together(prompts: Sequence[Tensor]) -> Tensor:
+    """One batch, so that each weight is read once; what is added behind a prompt does not change its logits."""
+    return nn.utils.rnn.pad_sequence([prompt[0] for prompt in prompts], batch_first=True)
+
+
+def _apart(batch: Tensor, prompts: Sequence[Tensor]) -> list[Tensor]:
+    return [logits[None, : prompt.shape[1]].float() for logits, prompt in zip(batch.unbind(), prompts, strict=True)]
 
 
 def run_config_differences(iteration: Path, model: Model) -> list[str]:
-    """What Bridge would build otherwise than `model` is, in words. Needs PyYAML, which Bridge needs too."""
-    import yaml
-
-    from engine.workers.stream import bridge_files
-
-    path = iteration / "run_config.yaml"
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]
-    except FileNotFoundError:
-        return ["run_config.yaml is missing: Bridge can neither train nor export from this checkpoint"]
-    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}", "convert again") from error
+    """What Bridge would build otherwise than `model` is, in words. Raises CheckpointError."""
+    config = run_config.read(iteration)
+    if config is None:
+        return [f"{run_config.NAME} is missing: Bridge can neither train nor export from this checkpoint"]
+    found = config["model"]
     expected = bridge_files.run_config(model, "bf16", "")["model"]
     return [
         f"run_config.yaml has {name} = {found[name]!r} and not {expected[name]!r}"
@@ -150,6 +158,7 @@ def _one_rank() -> Iterator[None]:
     from megatron.core import parallel_state
 
     register_allowed_target_prefix("engine.workers")
+    parallel_state.destroy_model_parallel()  # what an earlier step in this process left
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
         yield
@@ -173,15 +182,34 @@ def _build_megatron(iteration: Path, precision: str) -> nn.Module:
     return getattr(model, "module", model).eval()
 
 
-def _owns(module: nn.Module) -> bool:
-    """True for a module that has parameters of its own: what is loaded at once, one matrix of one expert."""
-    return next(module.parameters(recurse=False), None) is not None
+def _add_adapters(model: nn.Module, iteration: Path) -> None:
+    """Put Bridge's adapters around the layers that had them in the training."""
+    from megatron.bridge.peft.lora import LoRA
+
+    peft = (run_config.read(iteration) or {})["peft"]  # it was read before the weights were compared
+    wrap = LoRA(target_modules=list(peft["target_modules"]), dim=peft["dim"], alpha=peft["alpha"], dropout=0.0)
+    wrap(model, training=False)
+    model.eval()
+
+
+def _called(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that have parameters of their own: what is loaded at once, one matrix of one expert."""
+    from megatron.bridge.peft.lora_layers import LoRATopKRouter
+
+    whole: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if isinstance(module, LoRATopKRouter):
+            # It uses the router's weights without calling the router.
+            whole += (f"{name}.",)
+            yield name, module
+        elif not name.startswith(whole) and next(module.parameters(recurse=False), None) is not None:
+            yield name, module
 
 
 def _answer(model: nn.Module, prompt: Tensor) -> Tensor:
-    positions = torch.arange(prompt.shape[1])[None]
+    positions = torch.arange(prompt.shape[1]).expand_as(prompt)
     logits: Tensor = model(input_ids=prompt, position_ids=positions, attention_mask=None)
-    return logits.float()
+    return logits
 
 
 def _megatron_parameter(reader: MegatronReader, name: str, shape: tuple[int, ...]) -> Tensor:

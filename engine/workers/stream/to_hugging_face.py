@@ -35,6 +35,10 @@ class Part:
     stop: int
 
     @property
+    def is_in_layer(self) -> bool:
+        return self.name not in tensors.RENAMED_GLOBAL
+
+    @property
     def layer(self) -> int:
         """Number of the layer; ValueError outside the layers."""
         return int(self.name.split(".")[2])
@@ -57,6 +61,23 @@ def parts(name: str, shape: Shape, item_bytes: int) -> Iterator[Part]:
     step = 1 if tensors.is_expert_weight(name) else max(1, PIECE_BYTES // row_bytes)
     for start in range(0, shape[0], step):
         yield Part(name=name, shape=shape, start=start, stop=min(start + step, shape[0]))
+
+
+def qkv_rows(reader: MegatronReader, model: Model, key: str, layer: int, projection: str, rest: Shape) -> Tensor:
+    """The rows of q, k or v of the joint tensor `key` [layers, rows, *rest], where they lie group by group."""
+    width, groups = model.head_dim, model.kv_heads
+    per_group = model.heads // groups
+    first, count = {"q_proj": (0, per_group), "k_proj": (per_group, 1), "v_proj": (per_group + 1, 1)}[projection]
+    stride = (per_group + 2) * width
+    found = [
+        reader.box(
+            key,
+            (layer, group * stride + first * width, *(0 for _ in rest)),
+            (1, count * width, *rest),
+        )[0].clone()
+        for group in range(groups)
+    ]
+    return torch.cat(found)
 
 
 class FromHuggingFace:
@@ -86,7 +107,7 @@ class FromMegatron:
         self._model = model
 
     def values(self, part: Part) -> Tensor:
-        if part.name in tensors.RENAMED_GLOBAL:
+        if not part.is_in_layer:
             key, rest = tensors.RENAMED_GLOBAL[part.name], part.shape[1:]
             return self._reader.box(key, (part.start,) + (0,) * len(rest), (part.stop - part.start, *rest))
         if part.suffix in tensors.RENAMED_IN_LAYER:
@@ -110,21 +131,9 @@ class FromMegatron:
         return self._reader.box(key, offsets, (1, part.stop - part.start, *rest))[0]
 
     def _attention(self, part: Part) -> Tensor:
-        """The rows of q, k or v; Megatron keeps the three together, group by group."""
         _, projection, kind = part.suffix.split(".")
-        width, groups = self._model.head_dim, self._model.kv_heads
-        per_group = self._model.heads // groups
-        first, count = {"q_proj": (0, per_group), "k_proj": (per_group, 1), "v_proj": (per_group + 1, 1)}[projection]
-        stride, rest = (per_group + 2) * width, part.shape[1:]
-        found = [
-            self._reader.box(
-                f"{QKV}.{kind}",
-                (part.layer, group * stride + first * width, *(0 for _ in rest)),
-                (1, count * width, *rest),
-            )[0].clone()
-            for group in range(groups)
-        ]
-        return torch.cat(found)[part.start : part.stop]
+        found = qkv_rows(self._reader, self._model, f"{QKV}.{kind}", part.layer, projection, part.shape[1:])
+        return found[part.start : part.stop]
 
     def _gate_up(self, layer: int, expert: int) -> Tensor:
         gate, up = (

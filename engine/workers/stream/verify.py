@@ -12,6 +12,7 @@ import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,22 +24,27 @@ from engine.checkpoints import hugging_face, manifest, tensors, torch_dist
 from engine.checkpoints.hugging_face import HuggingFaceCheckpoint
 from engine.checkpoints.tensors import Shape
 from engine.checkpoints.torch_dist import Chunk, DistributedCheckpoint
+from engine.errors import CheckpointError
 from engine.models import Model
-from engine.workers.stream import forward, logits, resources, scratch
-from engine.workers.stream.export import require_whole
+from engine.workers.stream import adapters, forward, logits, resources, scratch
+from engine.workers.stream.export import open_trained
 from engine.workers.stream.files import OnProgress
 from engine.workers.stream.reading import HuggingFaceReader, MegatronReader
 from engine.workers.stream.to_hugging_face import (
     PIECE_BYTES,
     FromHuggingFace,
-    FromMegatron,
     Part,
     Source,
     parts,
 )
+from engine.workers.stream.values import TORCH_DTYPES
 
 _FP32_SHARE = 0.4
 """Logits are computed in fp32 when one layer in it takes less than this share of the free memory."""
+
+
+_MEGATRON_BYTES = 1 << 30
+"""Megatron, Bridge and transformers, imported: 0.55 GiB is the peak of a verify step of the tiny model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,20 +69,22 @@ def verify(
     checkpoint: Path,
     against: Path | None,
     *,
+    base: Path | None = None,
     with_logits: bool = True,
     on_progress: OnProgress | None = None,
     threads: int = 0,
 ) -> dict[str, Any]:
     """Take every look that is possible and return what was seen; `problems` is empty when all is well.
 
-    `against` is the Hugging Face directory; without it only the checkpoint itself is looked at.
-    Raises CheckpointError when there is nothing to compare.
+    `against` is the Hugging Face directory; without it only the checkpoint itself is looked at. `base` has
+    the weights below adapters. Raises CheckpointError when there is nothing to compare.
     """
     torch.set_num_threads(1)
     scratch.return_large_blocks()
     iteration = torch_dist.find_iteration(checkpoint)
     stored = torch_dist.read(iteration)
     problems = stored.problems()
+    base = base if adapters.has_adapters(stored) else None
     result: dict[str, Any] = {"checkpoint": str(iteration), "against": str(against) if against else None}
     if (listed := manifest.read(iteration.parent)) is not None and not problems:
         problems += manifest.differences(iteration.parent, listed, on_progress)
@@ -84,41 +92,69 @@ def verify(
     if against is None and not problems:
         problems += constant_tensors(stored)
     elif against is not None and not problems:
-        problems += _against(stored, hugging_face.read(against), result, with_logits, on_progress, threads)
+        look = _Look(stored=stored, reference=hugging_face.read(against), base=base, result=result)
+        problems += look.at_files() + look.at_weights(on_progress, threads)
+        if with_logits:
+            problems += look.at_logits()
     return {**result, "problems": problems, "is_verified": not problems}
 
 
-def _against(
-    stored: DistributedCheckpoint,
-    reference: HuggingFaceCheckpoint,
-    result: dict[str, Any],
-    with_logits: bool,
-    on_progress: OnProgress | None,
-    threads: int,
-) -> list[str]:
-    require_whole(stored, reference.model)
-    problems = forward.run_config_differences(stored.path, reference.model)
-    found = weight_differences(stored, reference, on_progress=on_progress, threads=threads)
-    result["tensors_compared"] = len(tensors.hugging_face(reference.model))
-    problems += [str(one) for one in found]
-    if with_logits:
-        precision = precision_for(reference.model)
-        comparisons = compare_logits(reference, stored, precision)
-        result["precision"] = precision
-        result["logits"] = [one.to_json() for one in comparisons]
-        problems += [
-            f"logits of {one.tokens} tokens differ by up to {one.difference:.3g} of {one.largest:.3g} "
-            f"(KL {one.kl:.3g}, {one.agreement:.1%} of the predictions agree)"
-            for one in comparisons
-            if not one.is_within(precision)
-        ]
-    return problems
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """The comparison of a checkpoint with a Hugging Face directory; each look returns what is wrong, in words."""
+
+    stored: DistributedCheckpoint
+    reference: HuggingFaceCheckpoint
+    base: Path | None
+    result: dict[str, Any]
+    """Gets what was seen."""
+
+    def at_files(self) -> list[str]:
+        """The description of either side, and an adapter beside the merged weights."""
+        path, model = self.reference.path, self.reference.model
+        problems = forward.run_config_differences(self.stored.path, model)
+        if (listed := manifest.read(path)) is not None:
+            # The weights are compared value by value.
+            small = {name: facts for name, facts in listed["files"].items() if not name.endswith(".safetensors")}
+            problems += manifest.differences(path, {**listed, "files": small})
+        if (path / adapters.FOLDER).is_dir():
+            problems += adapters.differences(path / adapters.FOLDER, self.stored.path, model)
+        return problems
+
+    def at_weights(self, on_progress: OnProgress | None, threads: int) -> list[str]:
+        found = weight_differences(
+            self.stored, self.reference, base=self.base, on_progress=on_progress, threads=threads
+        )
+        self.result["tensors_compared"] = len(tensors.hugging_face(self.reference.model))
+        return [str(one) for one in found]
+
+    def at_logits(self) -> list[str]:
+        if self.base is not None and (self.base / "config.json").is_file():
+            raise CheckpointError(
+                f"{self.base} is a Hugging Face checkpoint, and Megatron needs its own to compute logits",
+                "convert it first, or compare values only: --no-logits",
+            )
+        precision = precision_for(self.reference.model)
+        needed, free = logits_bytes(self.reference.model, precision), resources.available_memory_bytes()
+        if needed > free:
+            self.result["logits_skipped"] = (
+                f"logits not compared: that needs {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} are free"
+            )
+            return []
+        found = compare_logits(self.reference, self.stored, precision, self.base)
+        self.result.update(
+            precision=precision,
+            logits=[{**one.to_json(), "allowed": one.allowed(precision)} for one in found],
+            kl_allowed=logits.MAX_KL[precision],
+        )
+        return [one.sentence(precision) for one in found if not one.is_within(precision)]
 
 
 def weight_differences(
     stored: DistributedCheckpoint,
     reference: HuggingFaceCheckpoint,
     *,
+    base: Path | None = None,
     on_progress: OnProgress | None = None,
     threads: int = 0,
 ) -> list[Difference]:
@@ -128,8 +164,10 @@ def weight_differences(
     threads = resources.threads_for(6 * model.ffn * model.hidden * 4, threads)
     done = 0
     lock = threading.Lock()
-    with MegatronReader(stored) as ours, HuggingFaceReader(reference) as theirs:
-        found, wanted = FromMegatron(ours, model), FromHuggingFace(theirs)
+    with ExitStack() as stack:
+        wanted = FromHuggingFace(stack.enter_context(HuggingFaceReader(reference)))
+        held = torch.bfloat16 if all(one.dtype != "F32" for one in reference.tensors.values()) else torch.float32
+        found = open_trained(stack, stored.path, model, base, held).source
 
         def look(item: tuple[str, Shape]) -> Difference | None:
             nonlocal done
@@ -145,13 +183,13 @@ def weight_differences(
 
 
 def compare_logits(
-    reference: HuggingFaceCheckpoint, stored: DistributedCheckpoint, precision: str
+    reference: HuggingFaceCheckpoint, stored: DistributedCheckpoint, precision: str, base: Path | None = None
 ) -> list[logits.Comparison]:
     """transformers with the reference against Megatron with the checkpoint, at three lengths."""
     torch.set_num_threads(resources.cores())
     prompts = logits.prompts(reference.model.vocab, reference.model.window)
     expected = forward.transformers_logits(reference.path, prompts, precision)
-    return logits.compare(expected, forward.megatron_logits(stored.path, prompts, precision))
+    return logits.compare(expected, forward.megatron_logits(stored.path, prompts, precision, base))
 
 
 def precision_for(model: Model) -> str:
@@ -160,13 +198,23 @@ def precision_for(model: Model) -> str:
     return "fp32" if layer_bytes < _FP32_SHARE * resources.available_memory_bytes() else "bf16"
 
 
+def logits_bytes(model: Model, precision: str) -> int:
+    """About what computing them needs: one layer of either model, both sides' logits and a copy, and Megatron."""
+    layer = max(model.layer_parameters, model.embedding_parameters) * TORCH_DTYPES[precision].itemsize
+    rows = sum(prompt.shape[1] for prompt in logits.prompts(2, model.window))
+    padded = len(logits.prompts(2, model.window)) * 4 * model.window
+    return layer + (2 * padded + rows) * model.vocab * 4 + _MEGATRON_BYTES
+
+
 def _difference(found: Source, wanted: Source, name: str, shape: Shape) -> Difference | None:
     count, largest = 0, 0.0
     guesses: list[str] = []
     for part in parts(name, shape, 4):
         expected = wanted.values(part).clone()
         values = found.values(part)
-        expected = expected.to(values.dtype)
+        # Either may have been rounded on its way: compared is what the narrower format keeps.
+        kind = min(expected.dtype, values.dtype, key=lambda dtype: dtype.itemsize)
+        expected, values = expected.to(kind), values.to(kind)
         if torch.equal(values, expected):
             continue
         unequal = values != expected
