@@ -54,6 +54,11 @@ class ProcessId:
             and boot_id() == self.boot_id
         )
 
+    def is_frozen(self) -> bool:
+        """True while a signal (SIGSTOP) keeps this process from running."""
+        fields = _stat(self.pid)
+        return self.is_alive() and fields is not None and fields[_STATE] in "Tt"
+
     def send(self, number: signal.Signals) -> bool:
         """Signal this process; False when it is gone already."""
         if not self.is_alive():

@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from engine import secrets
 from engine.errors import NotFoundError, SettingsError
 from engine.paths import write_atomic
 from engine.settings import VERSION, Settings, merge, to_tables
@@ -56,5 +57,7 @@ def dumps(settings: Settings) -> str:
 
 
 def save(settings: Settings, path: Path) -> None:
-    """Write `settings` to `path` atomically. Raises OSError."""
-    write_atomic(path, dumps(settings))
+    """Write `settings` to `path` atomically. Raises OSError, and SettingsError for a value that is a secret."""
+    text = dumps(settings)
+    secrets.refuse(text, path.name)
+    write_atomic(path, text)

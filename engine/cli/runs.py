@@ -12,21 +12,39 @@ from engine import paths
 from engine.cli import output
 from engine.cli.starting import follow_to_end
 from engine.errors import ExitCode, NotFoundError, RunError
+from engine.monitor import labels
 from engine.monitor.tail import Tail
-from engine.run import directory, start
+from engine.run import directory, repair, start
 from engine.run.directory import RunDirectory
 
 
 def list_runs(arguments: argparse.Namespace) -> int:
-    """Print every run with its status, newest first."""
-    facts = [_facts(run) for run in directory.list_runs(paths.runs_root())]
+    """Print every run with its status, newest first; with --repair mend their records instead."""
+    if arguments.repair:
+        return _repair(as_json=arguments.json)
+    wanted = arguments.filter.lower()
+    known = [_facts(run) for run in directory.list_runs(paths.runs_root())]
+    facts = [one for one in known if (arguments.archived or not one["archived"]) and wanted in _searchable(one)]
     if arguments.json:
         output.print_json(facts)
+    elif not facts and known:
+        output.say(f"none of the {len(known)} runs fits; --archived shows those that were put away, too")
     elif not facts:
         output.say("there is no run yet; start one with: gptoss quickstart")
     else:
-        heads = ("RUN", "STATUS", "STEP", "ITERATION", "CREATED")
+        heads = ("RUN", "STATUS", "STEP", "ITERATION", "CREATED", "LABELS")
         print(output.clean(output.table([_row(fact) for fact in facts], heads)))
+    return ExitCode.DONE
+
+
+def _repair(*, as_json: bool) -> int:
+    told = repair.repair_all(paths.runs_root())
+    if as_json:
+        output.print_json(told)
+    elif not told:
+        output.say("nothing to repair")
+    else:
+        print(output.clean("\n".join(f"{name}: {sentence}" for name, found in told.items() for sentence in found)))
     return ExitCode.DONE
 
 
@@ -75,13 +93,15 @@ def logs(arguments: argparse.Namespace) -> int:
 
 
 def _facts(run: RunDirectory) -> dict[str, Any]:
+    written = labels.read(run.path)
+    own = {"run": run.name, "directory": str(run.path), "tags": list(written.tags), "note": written.note,
+           "archived": written.is_archived}  # fmt: skip
     try:
         state = run.read_state().observed()
     except RunError as error:
-        return {"run": run.name, "directory": str(run.path), "status": "damaged", "message": error.message}
+        return {**own, "status": "damaged", "message": error.message}
     return {
-        "run": run.name,
-        "directory": str(run.path),
+        **own,
         "status": state.status.value,
         "step": state.step,
         "attempt": state.attempt,
@@ -97,7 +117,13 @@ def _facts(run: RunDirectory) -> dict[str, Any]:
 def _row(fact: dict[str, Any]) -> tuple[str, ...]:
     created = fact.get("created")
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(created)) if created else ""
-    return (fact["run"], fact["status"], str(fact.get("step", "")), str(fact.get("iteration", "")), when)
+    written = labels.Labels(tags=tuple(fact["tags"]), note=fact["note"]).text
+    return (fact["run"], fact["status"], str(fact.get("step", "")), str(fact.get("iteration", "")), when, written)
+
+
+def _searchable(fact: dict[str, Any]) -> str:
+    tags = " ".join(f"#{tag}" for tag in fact["tags"])
+    return f"{fact['run']} {fact['status']} {fact.get('step', '')} {tags} {fact['note']}".lower()
 
 
 def _await_end(run: RunDirectory) -> None:

@@ -7,6 +7,8 @@ Names and reads what is in it. Who writes what: the supervisor writes `state.jso
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import NotFoundError, RunError
+from engine.monitor.record import parse_record
 from engine.plan.plan import Plan
 from engine.run.state import State
 
@@ -37,6 +40,8 @@ class RunDirectory:
         self.events = path / "events.jsonl"
         self.supervisor_log = path / "supervisor.log"
         self.lock = path / "supervisor.lock"
+        self.reserve = path / ".reserve"
+        """Room that the supervisor gives up to write how the run ended."""
         self.attempts = path / "attempts"
         self.model = path / "model"
         """The Hugging Face checkpoint that the prepare step made (tiny model only)."""
@@ -99,11 +104,22 @@ class RunDirectory:
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Append `record` as one JSON line, in one write, so that writers do not mix. Raises OSError."""
     line = (json.dumps(record) + "\n").encode()
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        os.write(descriptor, line)
+        if os.write(descriptor, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
         os.close(descriptor)
+
+
+def end_half_line(path: Path) -> None:
+    """End a line that a killed writer left half, so that the next record is not lost with it. Raises OSError."""
+    try:
+        with path.open("rb+") as file:
+            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
+                file.write(b"\n")
+    except FileNotFoundError:
+        return
 
 
 def create(root: Path, name: str) -> RunDirectory:
@@ -112,7 +128,7 @@ def create(root: Path, name: str) -> RunDirectory:
     path = root / name
     try:
         root.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=0o750)
+        path.mkdir(mode=0o700)  # logs and env files may hold what others must not read
     except FileExistsError:
         raise RunError(
             f"the run {name!r} exists already: {path}",
@@ -168,10 +184,12 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
         return
 
 
-def parse_record(line: bytes) -> dict[str, Any] | None:
-    """One line of a JSON-lines file, or None when it is no JSON object."""
+def hold(run: RunDirectory) -> int:
+    """Hold the run for this process's life. Raises RunError when another supervisor does."""
+    descriptor = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise RunError(f"{run.name} has a supervisor already", f"watch it with: gptoss attach {run.name}") from None
+    return descriptor

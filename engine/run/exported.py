@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from engine import env_file, settings_file
 from engine.errors import EngineError, RunError
-from engine.launch import container, local, scripts, signals, slurm
+from engine.launch import container, images, local, scripts, signals, slurm
 from engine.launch.command import ENV_FILE, Command, StepRequest
 from engine.paths import write_atomic
 from engine.plan.plan import Plan
-from engine.run import commands
+from engine.run import commands, start
 from engine.run.directory import RunDirectory
 from engine.settings import Settings
 
-RUN, DOCKER, JOB = "run.sh", "docker.sh", "job.sbatch"
+RUN, DOCKER, APPTAINER, ENROOT, JOB = "run.sh", "docker.sh", "apptainer.sh", "enroot.sh", "job.sbatch"
 
 _NOTES = {
     RUN: (
@@ -27,7 +28,23 @@ _NOTES = {
         "Set IMAGE and CONTAINER_RUNTIME to change what is started. HF_TOKEN is taken from your environment.",
         "To stop with a checkpoint, from another terminal: docker exec NAME bash .../signal.sh stop",
     ),
+    APPTAINER: (
+        "Set IMAGE to another image or to a .sif file. HF_TOKEN is taken from your environment.",
+        "To stop with a checkpoint, from another terminal: bash attempts/NN-train/signal.sh stop",
+    ),
+    ENROOT: (
+        "Set IMAGE to another image (registry#name:tag) or to a .sqsh file, CONTAINER to the name of what it unpacks.",
+        "HF_TOKEN is taken from your environment.",
+        "To stop with a checkpoint, from another terminal: bash attempts/NN-train/signal.sh stop",
+    ),
 }
+_WAYS: dict[str, tuple[str, Callable[[StepRequest], Command]]] = {
+    RUN: ("local", local.command),
+    DOCKER: ("container", container.command),
+    APPTAINER: ("container", images.apptainer),
+    ENROOT: ("container", images.enroot),
+}
+"""Each script, the launcher whose settings it takes, and what makes a step's command."""
 
 
 def export(settings: Settings, plan: Plan, directory: Path) -> tuple[list[Path], list[str]]:
@@ -64,16 +81,14 @@ class _Export:
             attempt.mkdir(parents=True)
             write_atomic(attempt / signals.NAME, signals.SCRIPT, mode=0o755)
         if self.plan.nodes == 1:
-            self._try(RUN, lambda: self._script(self.run.path / RUN, "local"))
-            self._try(DOCKER, lambda: self._script(self.run.path / DOCKER, "container"))
+            self._scripts(self.run.path)
         else:
             self._try("nodes/", self._nodes)
         self._try(JOB, self._job)
         return self.written, self.notes
 
     def _old_environment(self) -> str:
-        path = self.settings.launch.env_file
-        return env_file.read_text(Path(path).expanduser()) if path else ""
+        return start.environment_text(self.settings)
 
     def _try(self, name: str, write: Callable[[], None]) -> None:
         """One way of starting that the settings rule out must not cost the others."""
@@ -88,8 +103,13 @@ class _Export:
         source = self.run.path / "source"
         return [replace(request, source=source, by_hand=True, **changes) for request in requests]  # type: ignore[arg-type]
 
-    def _script(self, at: Path, launcher: str, **changes: object) -> None:
-        build: Callable[[StepRequest], Command] = container.command if launcher == "container" else local.command
+    def _scripts(self, directory: Path, **changes: object) -> None:
+        for name in _WAYS:
+            label = str((directory / name).relative_to(self.run.path))
+            self._try(label, partial(self._script, directory / name, **changes))
+
+    def _script(self, at: Path, **changes: object) -> None:
+        launcher, build = _WAYS[at.name]
         requests = self._requests(launcher, **changes)
         if self.values["NUM_NODES"] != 1 and at.parent.name != "node-0":
             requests = [request for request in requests if request.uses_all_ranks]
@@ -108,8 +128,7 @@ class _Export:
             own = directory / ENV_FILE
             text = env_file.render({**self.values, "NODE_RANK": rank}, self._old_environment())
             self._write(own, text, mode=0o644)
-            self._script(directory / RUN, "local", own_env_file=own)
-            self._script(directory / DOCKER, "container", own_env_file=own)
+            self._scripts(directory, own_env_file=own)
 
     def _job(self) -> None:
         requests = self._requests("slurm")

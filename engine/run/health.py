@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,15 +15,19 @@ from engine.monitor.alert import Alert, facts_of
 from engine.monitor.alerts import AlertWatch
 from engine.monitor.diagnose import diagnose
 from engine.monitor.notify import Notifier, NotifyRules, load_rules
+from engine.monitor.record import parse_record
 from engine.monitor.tail import Tail
 from engine.paths import write_atomic
 from engine.plan.plan import Plan
-from engine.run.directory import RunDirectory, parse_record
+from engine.run.directory import RunDirectory
+from engine.run.gauges import Gauges
 from engine.run.reports import Outcome, Verdict
+from engine.run.space import GIB, SpaceGuard
 from engine.settings import Settings
 
-_GIB = 1 << 30
 _DISK_EVERY_S = 30.0
+_SAID_BY_RANKS = frozenset({"phase", "progress", "checkpoint", "queue"})
+"""Kinds of events that a working step writes, not its supervisor."""
 
 
 class Health:
@@ -32,12 +35,19 @@ class Health:
 
     def __init__(self, run: RunDirectory, settings: Settings, log: Callable[[str], None]) -> None:
         self._run = run
-        self._watch = AlertWatch(facts_of(settings), began=time.time())
+        self.space = SpaceGuard(run, settings)
+        checkpoint_gib = self.space.need_bytes / GIB
+        self._watch = AlertWatch(facts_of(settings, checkpoint_gib=checkpoint_gib), began=time.time())
         self._metrics, self._events = Tail(run.metrics), Tail(run.events)
         self._notifier = Notifier(_rules(log), run.name, log)
         self._next_disk_look = 0.0
+        self._gauges = Gauges(run, settings, log)
         self.iteration: int | None = None
         """The last iteration that was recorded."""
+        self.reached: int | None = None
+        """The last iteration that was told of, recorded or not, since this supervisor began."""
+        self.records = 0
+        """How many records the ranks have written since this supervisor began."""
         self._skip_history()
 
     def look(self, *, is_training: bool) -> list[Alert]:
@@ -46,12 +56,17 @@ class Health:
         alerts: list[Alert] = []
         for record in self._new_records():
             alerts += self._watch.feed(record, now)
+            self._gauges.feed(record)
         if is_training:
             alerts += self._watch.tick(now)
-        if now >= self._next_disk_look:
-            self._next_disk_look = now + _DISK_EVERY_S
-            with contextlib.suppress(OSError):  # a share that is gone for a moment
-                alerts += self._watch.feed_disk(shutil.disk_usage(self._run.path).free / _GIB, now)
+            if (samples := self._gauges.read_gpus()) is not None:
+                alerts += self._watch.feed_gpus(samples, now)
+        if time.monotonic() >= self._next_disk_look:
+            self._next_disk_look = time.monotonic() + _DISK_EVERY_S
+            free = self.space.free_bytes()
+            if free is not None:  # else a share that is gone for a moment
+                self._watch.note_checkpoint(self.space.need_bytes / GIB)
+                alerts += self._watch.feed_disk(free / GIB, now)
         for alert in alerts:
             self._notifier.notify(alert, now)
         return alerts
@@ -63,8 +78,12 @@ class Health:
     def _new_records(self) -> list[dict[str, Any]]:
         found = [record for line in (*self._events.read(), *self._metrics.read()) if (record := parse_record(line))]
         for record in found:
-            if "kind" not in record and isinstance(record.get("iteration"), int):
-                self.iteration = record["iteration"]
+            kind = record.get("kind")
+            self.records += kind is None or kind in _SAID_BY_RANKS
+            if kind is None and isinstance(record.get("iteration"), int):
+                self.iteration = self.reached = record["iteration"]
+            elif kind == "progress" and record.get("step") == "train" and isinstance(record.get("done"), int):
+                self.reached = record["done"]
         return found
 
     def _skip_history(self) -> None:
@@ -83,7 +102,8 @@ def explain(attempt: Path, verdict: Verdict, settings: Settings, plan: Plan) -> 
     found = diagnose(attempt, settings, plan)
     if found is None:
         return verdict
-    write_atomic(attempt / "diagnosis.json", json.dumps(found.to_json()) + "\n")
+    with contextlib.suppress(OSError):  # a full disk, of which it may speak
+        write_atomic(attempt / "diagnosis.json", json.dumps(found.to_json()) + "\n")
     return replace(verdict, message=found.sentence, hint=found.next_step, is_curable=found.is_curable)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import time
@@ -19,6 +20,7 @@ import psutil
 from engine.errors import LaunchError
 from engine.processes import ProcessId
 
+_ATTEMPT = re.compile(rb"(?:^|\0)GPTOSS_ATTEMPT=([^\0]*)/attempts/[^\0/]+(?=\0|$)")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
@@ -40,7 +42,8 @@ class Job:
             prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
         try:
-            with log.open("ab") as output:
+            private = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            with os.fdopen(private, "ab") as output:
                 self._process = subprocess.Popen(
                     ["bash", str(script)],
                     stdin=subprocess.DEVNULL,
@@ -66,6 +69,29 @@ class Job:
 def signal_all(processes: Iterable[ProcessId | None], number: signal.Signals) -> int:
     """Signal those that are alive and return how many were."""
     return sum(process.send(number) for process in processes if process is not None)
+
+
+def processes_of(run: Path) -> list[ProcessId]:
+    """Every process of this machine and user that belongs to an attempt of the run, whoever its parent is."""
+    return processes_by_run().get(str(run), [])
+
+
+def processes_by_run() -> dict[str, list[ProcessId]]:
+    """The processes of this machine and user that belong to attempts, by the directory of their run.
+
+    Their environment says so, which survives sessions, lost parents and reused pids.
+    """
+    own = {process.pid for process in psutil.Process().parents()} | {os.getpid()}
+    found: dict[str, list[ProcessId]] = {}
+    for pid in psutil.pids():
+        try:
+            match = _ATTEMPT.search(Path(f"/proc/{pid}/environ").read_bytes())
+        except OSError:
+            continue  # it has ended, or is somebody else's
+        process = ProcessId.of(pid) if match and pid not in own else None
+        if match and process and process.is_alive():
+            found.setdefault(os.fsdecode(match[1]), []).append(process)
+    return found
 
 
 def end_descendants(patience_s: float = 5.0) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import shlex
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from engine import paths
+from engine.checkpoints import danger
 from engine.errors import EngineError
 from engine.findings import Finding, by_severity, error, info, warning
 from engine.launch import container, launchers, probe, slurm, slurm_answers, ssh, traps
@@ -40,7 +42,7 @@ def check(settings: Settings, plan: Plan) -> tuple[Finding, ...]:
             launchers.command(request)
     except EngineError as problem:
         return (error("launch.settings", problem.message, "", problem.hint),)
-    found = traps.find(settings, plan.world_size, _tutorial_script(settings))
+    found = (*traps.find(settings, plan.world_size, _tutorial_script(settings)), *_unpickled(settings))
     if settings.launch.launcher == "container":
         found = (*found, *_container(settings, requests))
     elif settings.launch.launcher == "slurm":
@@ -48,6 +50,27 @@ def check(settings: Settings, plan: Plan) -> tuple[Finding, ...]:
     elif settings.launch.launcher == "ssh":
         found = (*found, *_ssh(plan, requests[0], root))
     return by_severity(found)
+
+
+def _unpickled(settings: Settings) -> Iterator[Finding]:
+    """What loading somebody's Megatron checkpoint may do: Megatron unpickles it, and a pickle can call anything."""
+    if not settings.model.checkpoint:
+        return
+    checkpoint = Path(settings.model.checkpoint).expanduser()
+    if names := danger.foreign_names(checkpoint):
+        yield error(
+            "checkpoint.pickle",
+            f"model.checkpoint holds pickles that call what no training writes: {', '.join(names[:3])}",
+            "Megatron unpickles it, which would carry that out with your rights.",
+            "do not load it; convert the Hugging Face safetensors of that model instead",
+        )
+    elif checkpoint.exists() and checkpoint.stat().st_uid not in (os.getuid(), 0):
+        yield warning(
+            "checkpoint.owner",
+            "model.checkpoint belongs to somebody else, and Megatron unpickles it",
+            "A pickle can carry out anything with your rights; nothing suspicious was found in this one.",
+            "use it only if you trust its owner",
+        )
 
 
 def _tutorial_script(settings: Settings) -> str | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.processes import ProcessId
-from engine.run import rendezvous
+from engine.run import no_start
 
 
 class Outcome(StrEnum):
@@ -135,8 +135,8 @@ def judge(attempt: Path, ranks: int, return_code: int, *, has_reports: bool = Tr
         result["peak_memory_gib"] = round(sum(report.peak_memory_gib for report in reports), 3)
         outcome = Outcome.STOPPED if Outcome.STOPPED in outcomes else Outcome.FINISHED
         return Verdict(outcome=outcome, result=result)
-    if not reports and (apart := rendezvous.problem(attempt)):
-        return Verdict(outcome=Outcome.FAILED, message=apart[0], hint=apart[1])
+    if not reports and (why := no_start.reason(attempt)):
+        return Verdict(outcome=Outcome.FAILED, message=why.message, hint=why.hint, is_curable=why.is_curable)
     return Verdict(outcome=Outcome.FAILED, message=_silent_end(reports, ranks, return_code), hint=_logs_hint(attempt))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from engine import env_file, paths, settings_file
+from engine import env_file, paths, secrets, settings_file
 from engine.errors import LaunchError, NotFoundError, RunError
 from engine.machine import Machine, detect
 from engine.monitor.cures import EDITED
@@ -21,6 +21,7 @@ from engine.plan.planner import make_plan
 from engine.processes import ProcessId
 from engine.run import commands, directory, reports, side_scripts
 from engine.run.directory import RunDirectory
+from engine.run.job import processes_of
 from engine.run.state import State, Status, StepState
 from engine.settings import Settings, with_absolute_paths
 
@@ -29,6 +30,7 @@ _CHANGEABLE = (
     "training.checkpoint_interval",
     "training.evaluation_interval",
     "training.evaluation_iterations",
+    "training.patience",
     "launch.",
     "output.keep_checkpoints",
     *EDITED,
@@ -43,13 +45,15 @@ def create(settings: Settings, plan: Plan, name: str = "") -> RunDirectory:
     """Make the run directory with everything but a supervisor.
 
     An empty name becomes MODEL-DATE-TIME. Raises RunError when the run exists or the place is
-    not writable.
+    not writable, SettingsError when a setting or the env file holds a secret.
     """
     settings = with_absolute_paths(settings, Path.cwd())
+    secrets.refuse(settings_file.dumps(settings), "the run's settings.toml")
+    environment = environment_text(settings)
     root = Path(settings.output.directory) if settings.output.directory else paths.runs_root()
     run = directory.create(root, name) if name else _create_unnamed(root, settings.model.name)
     try:
-        _fill(run, settings, plan)
+        _fill(run, settings, plan, environment)
         _list_in_runs_root(run)
     except OSError as error:
         raise RunError(f"{run.path} cannot be written: {error.strerror}", "free some space or choose another "
@@ -94,7 +98,7 @@ def resume(run: RunDirectory, changes: Mapping[str, object] | None = None) -> No
     redo = _apply(run, state, changes or {})
     if seen.status is Status.FINISHED and not redo:
         raise RunError(f"{run.name} has finished", "prolong it with: --set training.iterations=N")
-    _end_remains(run, state, keep_queued=True)
+    end_remains(run, state, keep_queued=True)
     commands.place_source(run, settings_file.load(run.settings))
     steps = tuple(
         step
@@ -110,15 +114,15 @@ def resume(run: RunDirectory, changes: Mapping[str, object] | None = None) -> No
 
 def stop(run: RunDirectory) -> None:
     """Ask for a graceful stop: Megatron saves a checkpoint first. Raises RunError when nothing runs."""
-    _live_supervisor(run).send(signal.SIGTERM)
+    _signal(_live_supervisor(run), signal.SIGTERM)
 
 
 def kill(run: RunDirectory) -> None:
     """End every process of the run now. Raises RunError when nothing runs."""
     state = run.read_state()
-    if state.observed().status is Status.LOST and _end_remains(run, state):
+    if state.observed().status is Status.LOST and end_remains(run, state):
         return
-    _live_supervisor(run).send(signal.SIGQUIT)
+    _signal(_live_supervisor(run), signal.SIGQUIT)
 
 
 def wait(run: RunDirectory, timeout_s: float, until: Iterable[Status] | None = None) -> State:
@@ -160,7 +164,8 @@ def readable_state(run: RunDirectory) -> State:
         if verdict.outcome is reports.Outcome.FINISHED:
             state = state.with_step(step, status=Status.FINISHED, attempt=int(number))
             state = replace(state, results={**state.results, step: dict(verdict.result)})
-    return state
+    is_done = all(step.status is Status.FINISHED for step in state.steps)
+    return replace(state, status=Status.FINISHED) if is_done else state
 
 
 def _apply(run: RunDirectory, state: State, changes: Mapping[str, object]) -> set[str]:
@@ -184,7 +189,8 @@ def _apply(run: RunDirectory, state: State, changes: Mapping[str, object]) -> se
     names = [step.name for step in state.steps]
     if any(key.startswith("data.") for key in changes):
         return set(names)
-    return set(names[names.index("train") :]) if is_longer else set()
+    goes_on = is_longer or new.training.patience != old.training.patience
+    return set(names[names.index("train") :]) if goes_on else set()
 
 
 def _live_supervisor(run: RunDirectory) -> ProcessId:
@@ -196,7 +202,12 @@ def _live_supervisor(run: RunDirectory) -> ProcessId:
     return state.supervisor
 
 
-def _end_remains(run: RunDirectory, state: State, *, keep_queued: bool = False) -> int:
+def _signal(supervisor: ProcessId, number: signal.Signals) -> None:
+    supervisor.send(number)
+    supervisor.send(signal.SIGCONT)  # one that somebody froze could not obey
+
+
+def end_remains(run: RunDirectory, state: State, *, keep_queued: bool = False) -> int:
     """Kill what a lost supervisor left running; return how many processes or jobs that were.
 
     With `keep_queued` a Slurm job is spared: the next attempt follows it.
@@ -204,10 +215,10 @@ def _end_remains(run: RunDirectory, state: State, *, keep_queued: bool = False) 
     last = run.attempt(state.attempt, state.step)
     if keep_queued and side_scripts.is_queued(last):
         return 0
-    left = [state.job] if state.job else []
+    left = [*([state.job] if state.job else []), *processes_of(run.path)]
     for attempt in run.attempts.glob("[0-9]*-*"):
         left += [r.process for r in reports.read_reports(attempt) if r.process and r.outcome is reports.Outcome.RUNNING]
-    ended = sum(process.send(signal.SIGKILL) for process in left)
+    ended = sum(process.send(signal.SIGKILL) for process in dict.fromkeys(left))
     # What runs in a container, on other nodes or in a queue is no process of this machine.
     if state.status.is_live:
         ended += side_scripts.kill(last)
@@ -231,11 +242,21 @@ def _create_unnamed(root: Path, model: str) -> RunDirectory:
     raise RunError(f"{root} has too many runs called {base}", "give the run a name")
 
 
-def _fill(run: RunDirectory, settings: Settings, plan: Plan) -> None:
+def environment_text(settings: Settings) -> str:
+    """The text of the env file that the run keeps; empty without one. Raises SettingsError when it holds a secret."""
+    if not settings.launch.env_file:
+        return ""
+    text = env_file.read_text(Path(settings.launch.env_file).expanduser())
+    secrets.refuse_names(env_file.parse(text), settings.launch.env_file)
+    secrets.refuse(text, settings.launch.env_file)
+    return text
+
+
+def _fill(run: RunDirectory, settings: Settings, plan: Plan, environment: str) -> None:
     settings_file.save(settings, run.settings)
     write_atomic(run.plan, plan.to_json())
-    if settings.launch.env_file:
-        write_atomic(run.environment, env_file.read_text(Path(settings.launch.env_file).expanduser()))
+    if environment:
+        write_atomic(run.environment, environment)
     port = settings.launch.master_port or 29500
     env_file.write(run.environment, commands.environment_values(settings, plan, port))
     write_atomic(run.command, commands.all_steps_script(run, settings, plan), mode=0o755)

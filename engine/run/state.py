@@ -119,5 +119,5 @@ class State:
                     "job": ProcessId.from_json(value["job"]),
                 }
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise RunError(f"state.json is damaged: {error}", "repair it with: gptoss run --resume RUN") from error

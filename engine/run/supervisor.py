@@ -6,7 +6,8 @@ SIGTERM stops gracefully (Megatron saves first), SIGQUIT ends everything at once
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
+import errno
 import os
 import signal
 import sys
@@ -23,16 +24,22 @@ from engine.paths import write_atomic
 from engine.plan.plan import PlannedStep
 from engine.processes import ProcessId
 from engine.run import commands, reports, side_scripts
-from engine.run.directory import RunDirectory
+from engine.run.directory import RunDirectory, end_half_line, hold
 from engine.run.foreign_log import ForeignLog
 from engine.run.health import Health, explain
 from engine.run.job import Job, adopt_orphans, end_descendants, signal_all
+from engine.run.oversight import Oversight, stop_before
 from engine.run.reports import Outcome, Verdict
 from engine.run.state import Status
 
 POLL_S = 0.1
 HEARTBEAT_S = 1.0
 MAX_RESTART_WAIT_S = 300.0
+DIRECTORY_WAIT_S = 600.0
+RESERVE_BYTES = 65_536
+"""Kept free for the last words of a run that a full disk ends."""
+HELD = "held"
+"""What a starter is told when the run is held; anything else is the reason why it is not."""
 
 
 class Supervisor:
@@ -47,14 +54,22 @@ class Supervisor:
         self._kill_wanted = False
         self.health = Health(run, self.settings, _log)
         self._last_write = 0.0
+        self._stop_before = stop_before(self.settings.launch.grace_s, time.time())
 
-    def carry_out(self) -> Status:
-        """Run every unfinished step in order; return how the run ended."""
+    def take_over(self) -> None:
+        """Listen to signals, adopt what the steps leave, and say so in the state. Raises OSError."""
         signal.signal(signal.SIGTERM, self._on_stop)
         signal.signal(signal.SIGINT, self._on_stop)
         signal.signal(signal.SIGQUIT, self._on_kill)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         adopt_orphans()
+        running = replace(
+            self.state, status=Status.RUNNING, supervisor=ProcessId.of(os.getpid()), heartbeat=time.time()
+        )
+        write_atomic(self.run.state, running.to_json())
+
+    def carry_out(self) -> Status:
+        """Run every unfinished step in order; return how the run ended."""
         self._update(status=Status.RUNNING, supervisor=ProcessId.of(os.getpid()), ended=None, message="")
         for step in self.plan.steps:
             if self.state.find_step(step.name).status is Status.FINISHED:
@@ -70,6 +85,8 @@ class Supervisor:
         """Record an error that no step can answer for."""
         if isinstance(error, EngineError):
             message = f"{error.message} ({error.hint})"
+        elif isinstance(error, OSError):
+            message = f"{_unwritable(error)}; when it can, continue with: gptoss run --resume {self.run.name}"
         else:
             message = f"unexpected {type(error).__name__}: {error} (see supervisor.log)"
         self._update(status=Status.FAILED, ended=time.time(), message=message, job=None)
@@ -79,29 +96,50 @@ class Supervisor:
         """Attempt a step, and again after a failure that may not repeat; every step is safe to repeat."""
         # The tutorial's script loads no checkpoint: a restart would only begin anew.
         would_begin_anew = step.name == "train" and self.settings.launch.route == "tutorial"
-        restarts = 0 if would_begin_anew else self.settings.launch.restarts
-        for restart in range(restarts + 1):
-            verdict = self._attempt(step)
-            if verdict.outcome is not Outcome.FAILED or not verdict.is_curable or restart == restarts:
+        allowed = 0 if would_begin_anew else self.settings.launch.restarts
+        restart = 0
+        furthest = self.run.last_checkpoint() or 0
+        while True:
+            verdict = self._attempt_or_failure(step)
+            if verdict.outcome is not Outcome.FAILED or not verdict.is_curable:
+                return verdict
+            if (self.run.last_checkpoint() or 0) > furthest:
+                furthest = self.run.last_checkpoint() or 0
+                restart = 0  # it came further: a week with three lost nodes is no run that cannot work
+            if restart == allowed:
                 return verdict
             wait_s = min(self.settings.launch.restart_wait_s * 2**restart, MAX_RESTART_WAIT_S)
+            restart += 1
+            last = self.run.last_checkpoint()
             self._event(
                 "restart",
                 f"{verdict.message}; starting {step.name} again in {wait_s:.0f} s, last checkpoint "
-                f"{self.run.last_checkpoint() or 'none'} (restart {restart + 1} of {restarts})",
+                f"{'none' if last is None else last} (restart {restart} of {allowed})",
                 step=step.name,
             )
             self._pause(wait_s)
             if self._stop_wanted:
                 return Verdict(outcome=Outcome.STOPPED)
-        raise AssertionError("the last attempt returns")
+
+    def _attempt_or_failure(self, step: PlannedStep) -> Verdict:
+        """An attempt; a disk that cannot be written fails it like anything else that may pass."""
+        try:
+            return self._attempt(step)
+        except OSError as error:
+            end_descendants()
+            return Verdict(outcome=Outcome.FAILED, message=_unwritable(error), hint="check the disk and its free space")
 
     def _attempt(self, step: PlannedStep) -> Verdict:
         if self._stop_wanted:
             return Verdict(outcome=Outcome.STOPPED)
+        self._await_directory()
         number = self.state.attempt + 1
         attempt = self.run.attempt(number, step.name)
-        attempt.mkdir(parents=True, exist_ok=True)
+        # Without `parents`: a run whose disk was unmounted must not begin anew on the mount point.
+        attempt.mkdir(exist_ok=True)
+        for records in (self.run.metrics, self.run.events):
+            end_half_line(records)
+        self.run.reserve.write_bytes(bytes(RESERVE_BYTES))
         port = self._write_environment(number)
         command = commands.for_step(self.run, self.settings, self.plan, step, attempt, port)
         job = self._start(command, attempt)
@@ -112,7 +150,7 @@ class Supervisor:
         self._update(step=step.name, attempt=number, job=job.id)
         self._event("step-started", f"{step.name} started (attempt {number})", step=step.name, attempt=number)
         log = None if command.reports else ForeignLog(self.run, attempt, command.log, step.name)
-        return_code = self._watch(job, attempt, log)
+        return_code, ended = self._watch(job, attempt, log)
         verdict = reports.judge(attempt, command.ranks, return_code, has_reports=command.reports)
         if log:
             verdict = self._judge_foreign(verdict, log)
@@ -120,11 +158,22 @@ class Supervisor:
             side_scripts.kill(attempt)
         end_descendants()
         self._look()
-        verdict = explain(attempt, verdict, self.settings, self.plan)
-        # A rank killed before it could save reports nothing; that is what stopping meant.
-        if (self._stop_wanted or self._kill_wanted) and verdict.outcome is Outcome.FAILED:
-            verdict = Verdict(outcome=Outcome.STOPPED)
+        verdict = self._qualify(explain(attempt, verdict, self.settings, self.plan), attempt, ended)
         self._record(step, attempt, verdict)
+        return verdict
+
+    def _qualify(self, verdict: Verdict, attempt: Path, ended: Verdict | None) -> Verdict:
+        """The verdict in the light of who ended the attempt: a person, we ourselves, or somebody outside."""
+        if verdict.outcome is Outcome.FINISHED:
+            return verdict
+        # A rank killed before it could save reports nothing; that is what stopping meant.
+        if self._stop_wanted or self._kill_wanted:
+            return Verdict(outcome=Outcome.STOPPED)
+        if ended and ended.message:
+            return ended
+        # What Slurm stops, at its time limit or for `scancel`, is its affair.
+        if verdict.outcome is Outcome.STOPPED and not side_scripts.is_queued(attempt):
+            return Verdict(outcome=Outcome.FAILED, message="a signal from outside gptoss stopped it; it saved first")
         return verdict
 
     def _start(self, command: Command, attempt: Path) -> Job:
@@ -143,23 +192,42 @@ class Supervisor:
         except OSError as error:
             _log(f"the log's metrics were not written: {error}")
 
-    def _watch(self, job: Job, attempt: Path, log: ForeignLog | None) -> int:
-        """Wait for the job, writing heartbeats and passing on stop and kill."""
+    def _watch(self, job: Job, attempt: Path, log: ForeignLog | None) -> tuple[int, Verdict | None]:
+        """Wait for the job, passing on stop and kill; return its code, and the verdict if we had to end it."""
         asked = False
         deadline = 0.0
+        oversight = Oversight(self.run, attempt, self.settings, self.health, self._event)
+        ended: Verdict | None = None
         while (code := job.poll()) is None:
             time.sleep(POLL_S)
+            self._mind_the_time()
             if self._stop_wanted and not asked:
                 asked, deadline = True, time.monotonic() + self.settings.launch.grace_s
                 self._ask_to_stop(job, attempt)
-            if self._kill_wanted or (asked and time.monotonic() > deadline):
+            if not asked and not ended:
+                ended = oversight.look()
+            if self._kill_wanted or ended or (asked and time.monotonic() > deadline):
                 self._event("killing", "ending every process of the run now")
                 side_scripts.kill(attempt)
                 end_descendants()
             if log:
                 self._copy(log)
             self._heartbeat()
-        return code
+        return code, ended
+
+    def _mind_the_time(self) -> None:
+        """Stop in time when the Slurm allocation around this supervisor ends."""
+        if self._stop_before is not None and time.time() >= self._stop_before and not self._stop_wanted:
+            self._event("time-limit", "the Slurm allocation is about to end")
+            self._stop_wanted = True
+
+    def _await_directory(self) -> None:
+        """Wait for a run directory that is gone: a share may come back. Raises RunError when it does not."""
+        end = time.monotonic() + DIRECTORY_WAIT_S
+        while not self.run.state.exists() and not self._stop_wanted:
+            if time.monotonic() > end:
+                raise RunError(f"{self.run.path} is gone", "mount its disk again, then resume")
+            time.sleep(POLL_S)
 
     def _ask_to_stop(self, job: Job, attempt: Path) -> None:
         """Signal the ranks themselves: torchrun would give them only 30 s after its own signal."""
@@ -170,6 +238,7 @@ class Supervisor:
         ranks = [r.process for r in reports.read_reports(attempt) if r.outcome is Outcome.RUNNING]
         if not signal_all(ranks, signal.SIGTERM):
             job.signal_launcher(signal.SIGTERM)
+        signal_all(ranks, signal.SIGCONT)  # one that somebody froze could not obey
 
     def _record(self, step: PlannedStep, attempt: Path, verdict: Verdict) -> None:
         status = Status(verdict.outcome.value)
@@ -229,11 +298,21 @@ class Supervisor:
         self.state = replace(self.state, heartbeat=now, checkpoint=self.run.last_checkpoint(), **changes)  # type: ignore[arg-type]
         self._last_write = now
         try:
-            write_atomic(self.run.state, self.state.to_json())
+            self._write_state()
         except OSError as error:
             # A full disk must not end the training that it may yet let finish; the next
             # heartbeat tries again.
             _log(f"state.json was not written: {error}")
+
+    def _write_state(self) -> None:
+        try:
+            write_atomic(self.run.state, self.state.to_json())
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or self.state.status.is_live:
+                raise
+            # How a run ended must be told even on the full disk that ended it.
+            self.run.reserve.unlink(missing_ok=True)
+            write_atomic(self.run.state, self.state.to_json())
 
     def _event(self, kind: str, message: str, **facts: object) -> None:
         _log(message)
@@ -250,18 +329,13 @@ class Supervisor:
 
 
 def _log(text: str) -> None:
-    print(time.strftime("%Y-%m-%d %H:%M:%S"), text, flush=True)
+    with contextlib.suppress(OSError):  # a full disk must not end the run that it may yet let finish
+        print(time.strftime("%Y-%m-%d %H:%M:%S"), text, flush=True)
 
 
-def _take_lock(run: RunDirectory) -> int:
-    """Hold the run for this process's life. Raises RunError when another supervisor does."""
-    descriptor = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise RunError(f"{run.name} has a supervisor already", f"watch it with: gptoss attach {run.name}") from None
-    return descriptor
+def _unwritable(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return f"the run's directory cannot be written: {error.strerror}{where}"
 
 
 def _detach(ready: int) -> None:
@@ -274,16 +348,16 @@ def _detach(ready: int) -> None:
 
 def _supervise(run: RunDirectory, ready: int) -> int:
     try:
-        lock = _take_lock(run)
+        lock = hold(run)
         supervisor = Supervisor(run)
-    except EngineError as error:
-        os.write(ready, f"{error.message}\n{error.hint}".encode())
+        log = os.open(run.supervisor_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        supervisor.take_over()
+    except (EngineError, OSError) as error:
+        os.write(ready, _reason(error).encode())
         return 1
-    log = os.open(run.supervisor_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    write_atomic(run.state, replace(supervisor.state, status=Status.RUNNING, supervisor=ProcessId.of(os.getpid()),
-                                    heartbeat=time.time()).to_json())  # fmt: skip
+    os.write(ready, HELD.encode())
     os.close(ready)
     try:
         return 0 if supervisor.carry_out() is Status.FINISHED else 1
@@ -297,6 +371,12 @@ def _supervise(run: RunDirectory, ready: int) -> int:
         os.close(lock)
 
 
+def _reason(error: EngineError | OSError) -> str:
+    if isinstance(error, EngineError):
+        return f"{error.message}\n{error.hint}"
+    return f"{_unwritable(error)}\ncheck its permissions and the free space"
+
+
 def main(arguments: list[str]) -> int:
     """Detach, take the run and carry it out; the starter gets 0 once it is held, else the reason."""
     run = RunDirectory(Path(arguments[0]))
@@ -305,9 +385,9 @@ def main(arguments: list[str]) -> int:
         os.close(writer)
         with os.fdopen(reader) as pipe:
             reason = pipe.read()
-        if reason:
-            print(reason, file=sys.stderr)
-        return 1 if reason else 0
+        if reason != HELD:
+            print(reason or "the supervisor ended before it held the run\nsee supervisor.log", file=sys.stderr)
+        return 0 if reason == HELD else 1
     os.close(reader)
     _detach(writer)
     return _supervise(run, writer)

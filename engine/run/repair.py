@@ -1,0 +1,138 @@
+"""Make the record of a run true again after its supervisor, its machine or its disk failed.
+
+Ends what is left of it and removes what was being written. Never touches a run at work, a finished
+result, a checkpoint, or a job that waits in a queue.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Container, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from engine.errors import RunError
+from engine.paths import write_atomic
+from engine.run import directory, side_scripts, start
+from engine.run.directory import RunDirectory
+from engine.run.job import processes_by_run
+from engine.run.state import State, Status
+
+_HALF_WRITTEN = re.compile(r"\..+\.[a-z0-9_]{8}")
+"""What `write_atomic` calls a file until it is whole."""
+
+
+def repair_all(root: Path) -> dict[str, list[str]]:
+    """What was done or found, by the name of the run; runs with nothing to tell are left out."""
+    try:
+        entries = sorted(root.iterdir())
+    except OSError:
+        return {}
+    at_work = processes_by_run().keys()
+    told = {entry.name: _repair_entry(entry, at_work) for entry in entries}
+    return {name: sentences for name, sentences in told.items() if sentences}
+
+
+def repair(run: RunDirectory, *, has_processes: bool = True) -> list[str]:
+    """What was done to `run`, a sentence each; empty when nothing was wrong. Raises RunError for a newer one.
+
+    Without `has_processes` it is known that none of its processes is alive here.
+    """
+    try:
+        lock = directory.hold(run)
+    except RunError:
+        return []  # at work
+    try:
+        state, told = _readable(run)
+        away = _is_elsewhere(run, state)
+        if away:
+            return [*told, away]
+        if has_processes or state.status.is_live:
+            told += _settle(run, state)
+        told += _remove_leftovers(run)
+        return told
+    finally:
+        os.close(lock)
+
+
+def _repair_entry(entry: Path, at_work: Container[str]) -> list[str]:
+    if entry.is_symlink() and not entry.exists():
+        return [f"it is in {os.readlink(entry)}, which is not there; mount its disk, or remove {entry}"]
+    if not entry.is_dir():
+        return []
+    run = RunDirectory(entry.resolve())
+    if not run.state.exists() and not run.plan.exists():
+        return []
+    try:
+        return repair(run, has_processes=str(run.path) in at_work)
+    except RunError as error:
+        return [f"left as it is: {error.message} ({error.hint})"]
+    except OSError as error:
+        return [f"left as it is: {error.strerror or error} ({error.filename or entry})"]
+
+
+def _readable(run: RunDirectory) -> tuple[State, list[str]]:
+    """The state; a damaged or missing one is rebuilt from the attempts and written."""
+    try:
+        return run.read_state(), []
+    except RunError as error:
+        state = start.readable_state(run)
+        damaged = run.state.with_name("state.json.damaged")
+        if run.state.exists():
+            os.replace(run.state, damaged)
+        write_atomic(run.state, state.to_json())
+        return state, [f"its state was rebuilt from its attempts: {error.message}"]
+
+
+def _is_elsewhere(run: RunDirectory, state: State) -> str:
+    """Why the run is none of this machine's business, or nothing."""
+    if not state.status.is_live:
+        return ""
+    if side_scripts.is_queued(run.attempt(state.attempt, state.step)):
+        return f"Slurm carries it out; follow it with: gptoss run --resume {run.name}"
+    if state.observed().status.is_live:
+        return f"it runs on {state.host}"
+    return ""
+
+
+def _settle(run: RunDirectory, state: State) -> list[str]:
+    """End what is left of a run that nobody supervises, and say in its state that it stopped."""
+    ended = start.end_remains(run, state)
+    told = [f"{ended} of its processes still ran and were ended"] if ended else []
+    if not state.status.is_live:
+        return told
+    message = f"its supervisor was lost during {state.step or 'the start'}; go on with: gptoss run --resume {run.name}"
+    if state.step:
+        state = state.with_step(state.step, status=Status.STOPPED, message="its supervisor was lost")
+    state = replace(state, status=Status.STOPPED, ended=state.heartbeat, job=None, supervisor=None, message=message)
+    write_atomic(run.state, state.to_json())
+    run.append_event("repaired", message)
+    return [*told, f"it was marked as running and is not: {message}"]
+
+
+def _remove_leftovers(run: RunDirectory) -> list[str]:
+    """Remove files and directories that a killed process was still writing."""
+    told = []
+    removed = 0
+    for path in list(_leftovers(run)):
+        final = path.with_name(path.name.removeprefix(".").removesuffix(".old"))
+        if path.name.endswith(".old") and not final.exists():
+            path.rename(final)
+            told.append(f"{final.name} is back: it was being replaced")
+            continue
+        removed += 1
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return [*told, f"{removed} half-written files and directories were removed"] if removed else told
+
+
+def _leftovers(run: RunDirectory) -> Iterator[Path]:
+    places = [run.path, *(entry for entry in run.attempts.glob("*") if entry.is_dir())]
+    for path in (path for place in places for path in place.glob(".*")):
+        is_half = _HALF_WRITTEN.fullmatch(path.name) and path.is_file()
+        if is_half or (path.is_dir() and path.name.endswith((".partial", ".old"))):
+            yield path

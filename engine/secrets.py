@@ -1,0 +1,56 @@
+"""Secrets must not reach a file: settings, scripts and env files are read by others, and kept.
+
+A token is passed by name, from the environment of whoever starts the run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+from engine.errors import SettingsError
+
+LEAST_LETTERS = 8
+"""Shorter values of such variables are switches ("true", "0"), no secrets."""
+
+_NAME = re.compile(r"(?:^|_)(?:TOKEN|API_?KEY|ACCESS_KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)", re.IGNORECASE)
+_NO_SECRET = re.compile(r"_(?:PATH|FILE|DIR|HOME)$", re.IGNORECASE)
+_SHAPES = (
+    (re.compile(r"\bhf_[A-Za-z0-9]{30,}"), "a Hugging Face token"),
+    (re.compile(r"\bgh[pousr]_[A-Za-z0-9]{30,}"), "a GitHub token"),
+    (re.compile(r"\bAKIA[0-9A-Z]{16}\b"), "an AWS key"),
+    (re.compile(r"\b(?:sk|nvapi)-[A-Za-z0-9_-]{30,}"), "an API key"),
+)
+
+
+def is_secret_name(name: str) -> bool:
+    """True when a variable of this name holds a secret."""
+    return bool(_NAME.search(name)) and not _NO_SECRET.search(name)
+
+
+def find(text: str, environ: Mapping[str, str] | None = None) -> str:
+    """What secret `text` holds, in words that do not repeat it; empty when there is none."""
+    for name, value in (os.environ if environ is None else environ).items():
+        if len(value) >= LEAST_LETTERS and is_secret_name(name) and value in text:
+            return f"the value of ${name}"
+    return next((what for shape, what in _SHAPES if shape.search(text)), "")
+
+
+def refuse(text: str, where: str) -> None:
+    """Raise SettingsError when `text`, which is about to be written to `where`, holds a secret."""
+    if found := find(text):
+        raise SettingsError(
+            f"{where} would hold {found}, for everybody who can read the file",
+            "pass it by name: export it in your shell, and give containers `--env NAME` without a value",
+        )
+
+
+def refuse_names(names: Mapping[str, str], where: str) -> None:
+    """Raise SettingsError when a variable among `names` is one that holds a secret."""
+    for name, value in names.items():
+        if value and is_secret_name(name):
+            raise SettingsError(
+                f"{where} sets {name}, and would keep a secret where others can read it",
+                f"take it out, and export {name} in your shell instead: the steps inherit it",
+            )

@@ -1,0 +1,158 @@
+"""When an attempt is ended: the clockwork of the watchdog, of the room for a save, and of a time limit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from engine.run import space
+from engine.run.directory import RunDirectory
+from engine.run.oversight import stop_before
+from engine.run.space import GIB, SpaceGuard
+from engine.run.watchdog import HangWatch
+from engine.settings import Settings
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    run = RunDirectory(tmp_path / "run")
+    run.attempt(1, "train").mkdir(parents=True)
+    return run
+
+
+def _watch(run: RunDirectory, allowed_s: float = 100.0) -> HangWatch:
+    return HangWatch(run, run.attempt(1, "train"), allowed_s, now=0.0)
+
+
+def _silences(watch: HangWatch, *times: float) -> list[float | None]:
+    return [watch.silence_s(t) for t in times]
+
+
+def test_silence_is_allowed_for_a_while(run):
+    assert _silences(_watch(run), 1, 90, 100, 110) == [None, None, None, 109]
+
+
+def test_nothing_is_a_hang_when_nobody_wants_to_know(run):
+    assert _silences(_watch(run, 0), 1e9) == [None]
+
+
+def test_a_log_is_a_sign_of_life_until_records_come(run):
+    watch, log = _watch(run), run.attempt(1, "train") / "rank-0.log"
+    log.write_text("importing")
+    assert _silences(watch, 90) == [None]
+    log.write_text("still importing")
+    assert _silences(watch, 180) == [None]
+    watch.note_records(1, 200)
+    assert _silences(watch, 205) == [None]
+    log.write_text("NCCL WARN, again and again and again")
+    assert _silences(watch, 310) == [105]
+
+
+def test_a_checkpoint_that_grows_is_a_sign_of_life(run):
+    watch = _watch(run)
+    watch.note_records(1, 1)
+    assert _silences(watch, 50) == [None]
+    run.checkpoints.mkdir()
+    (run.checkpoints / "part").write_bytes(b"1")
+    assert _silences(watch, 140, 230) == [None, None]
+    assert _silences(watch, 250) == [110]
+
+
+def test_a_slow_pace_is_no_hang(run):
+    watch = _watch(run)
+    for number in range(5):
+        watch.note_records(1, 60.0 * number)
+    assert watch.limit_s == 600
+    assert _silences(watch, 241, 241 + 500, 241 + 700) == [None, None, 700]
+
+
+def test_many_records_at_once_tell_the_pace_of_each(run):
+    watch = _watch(run)
+    for number in range(5):
+        watch.note_records(100, 1000.0 * number)
+    assert watch.limit_s == 100
+
+
+def test_what_waits_in_a_queue_waits_as_long_as_it_takes(run):
+    (run.attempt(1, "train") / "slurm.job").write_text("7\n")
+    watch = _watch(run)
+    assert _silences(watch, 90, 1e6, 2e6) == [None, None, None]
+    (run.attempt(1, "train") / "rank-0.json").write_text('{"rank": 0, "outcome": "running"}')
+    assert _silences(watch, 2e6 + 10, 2e6 + 50, 2e6 + 200) == [None, None, 190]
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The free space of the disk, to be set; the real one is that of this machine."""
+    disk = SimpleNamespace(gib=100.0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=int(disk.gib * GIB)))
+    return disk
+
+
+SAVES = {"model.name": "gpt-oss-20b", "training.checkpoint_interval": 10, "training.iterations": 100}
+
+
+def _guard(run: RunDirectory, **values: object) -> SpaceGuard:
+    return SpaceGuard(run, Settings().with_values({**SAVES, **values}))
+
+
+def test_the_size_of_a_first_checkpoint_is_estimated():
+    # 14 bytes for each of 20.9 billion parameters.
+    assert 270 < space.checkpoint_bytes(Settings().with_values(SAVES)) / GIB < 280
+
+
+def test_a_shortage_counts_when_the_save_is_near_and_it_lasts(run, free):
+    guard = _guard(run)
+    assert [guard.look(iteration, 60.0 * iteration) for iteration in range(1, 9)] == [None] * 8
+    assert guard.look(9, 540.0) is None  # a first look
+    short = guard.look(9, 543.0)
+    assert short and "no room for the checkpoint of iteration 10" in short and "100.0 GiB are free" in short
+    free.gib = 300
+    assert guard.look(9, 544.0) is None
+
+
+def test_the_last_save_is_at_the_last_iteration(run, free):
+    guard = _guard(run, **{"training.iterations": 25})
+    assert guard.look(24, 0.0) is None
+    assert "of iteration 25" in (guard.look(24, 5.0) or "")
+
+
+def test_a_save_that_is_under_way_is_not_judged(run, free):
+    (run.checkpoints / "iter_0000010").mkdir(parents=True)
+    guard = _guard(run)
+    assert [guard.look(19, t) for t in (0.0, 5.0, 10.0)] == [None] * 3
+
+
+def test_a_damaged_checkpoint_makes_room(run, free, monkeypatch):
+    aside = run.checkpoints / "damaged-iter_0000010"
+    aside.mkdir(parents=True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=(100 if aside.exists() else 400) * GIB))
+    guard = _guard(run)
+    assert [guard.look(9, t) for t in (0.0, 5.0)] == [None, None]
+    assert not aside.exists()
+
+
+def test_a_disk_that_does_not_answer_is_no_full_disk(run, monkeypatch):
+    def away(path):
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(shutil, "disk_usage", away)
+    guard = _guard(run)
+    assert [guard.look(9, t) for t in (0.0, 5.0)] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("environ", "when"),
+    [
+        ({}, None),
+        ({"SLURM_JOB_END_TIME": "soon"}, None),
+        ({"SLURM_JOB_END_TIME": "10000"}, 10_000 - 360),
+        ({"SLURM_JOB_END_TIME": "1400"}, 1200),  # half of what is left
+        ({"SLURM_JOB_END_TIME": "900"}, 900),  # over already
+    ],
+)
+def test_when_to_save_before_the_allocation_ends(environ, when):
+    assert stop_before(300, 1000.0, environ) == when

@@ -1,0 +1,195 @@
+"""What is fuzzed: each harness takes bytes, as a hostile file would hold them, and may raise EngineError only.
+
+`seeds` are real inputs from which mutations start.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import pickle
+import shutil
+import struct
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from engine import env_file, machine_file, presets, secrets, settings_file
+from engine.checkpoints import danger, inspect, safetensors_file
+from engine.cli import output
+from engine.errors import EngineError
+from engine.monitor.alert import Facts
+from engine.monitor.alerts import AlertWatch
+from engine.monitor.metrics import LogReader
+from engine.monitor.sources import parse_json
+from engine.plan.plan import Plan
+from engine.run.directory import parse_record
+from engine.run.state import State
+from engine.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Harness:
+    """One reader of foreign bytes."""
+
+    name: str
+    run: Callable[[bytes], None]
+    seeds: Callable[[], list[bytes]]
+
+    def __call__(self, data: bytes) -> None:
+        """Raises whatever the reader raises beyond the errors that it may raise."""
+        try:
+            self.run(data)
+        except EngineError as error:
+            assert error.message
+
+
+@cache
+def _place() -> Path:
+    """A directory in memory where there is one: the harnesses write millions of files."""
+    memory = Path("/dev/shm")
+    place = Path(tempfile.mkdtemp(prefix="gptoss-fuzz-", dir=memory if memory.is_dir() else None))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return place
+
+
+def _file(name: str, data: bytes) -> Path:
+    path = _place() / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def _settings(data: bytes) -> None:
+    settings = settings_file.load(_file("gptoss.toml", data))
+    if secrets.find(data.decode("utf-8", "replace"), {}):
+        return
+    # What was understood survives a round trip.
+    again = settings_file.load(_file("again.toml", settings_file.dumps(settings).encode()))
+    assert again == settings
+
+
+def _preset(data: bytes) -> None:
+    preset = presets.load(_file("mine.toml", data))
+    assert preset.settings
+
+
+def _env(data: bytes) -> None:
+    values = env_file.parse(env_file.read_text(_file("some.env", data)))
+    env_file.render(values, data.decode())
+
+
+def _machine(data: bytes) -> None:
+    machine_file.load(_file("machine.toml", data))
+
+
+def _log(data: bytes) -> None:
+    """The lines of a foreign log, through everything that judges them."""
+    reader, watch = LogReader(), AlertWatch(Facts(iterations=100))
+    for line in data.split(b"\n"):
+        for record in reader.read(line.decode("utf-8", "replace"), 1_700_000_000.0):
+            watch.feed(record)
+
+
+def _records(data: bytes) -> None:
+    watch = AlertWatch(Facts(iterations=100, checkpoint_interval=5))
+    for line in data.split(b"\n"):
+        for record in (parse_record(line), parse_json(line)):
+            if record is not None:
+                watch.feed(record, 1_700_000_000.0)
+    watch.tick(1_700_000_100.0)
+
+
+def _state(data: bytes) -> None:
+    State.from_json(data.decode("utf-8", "replace"))
+
+
+def _plan(data: bytes) -> None:
+    Plan.from_json(data.decode("utf-8", "replace"))
+
+
+def _metadata(data: bytes) -> None:
+    """The index of a Megatron checkpoint: a hostile pickle carries nothing out."""
+    _file("iter_0000001/.metadata", data)
+    danger.foreign_names(_place() / "iter_0000001")
+    inspect.inspect(_place() / "iter_0000001")
+
+
+def _safetensors(data: bytes) -> None:
+    safetensors_file.read_header(_file("model.safetensors", data))
+
+
+def _terminal(data: bytes) -> None:
+    shown = output.clean(data.decode("utf-8", "replace"))
+    assert not any(ord(letter) < 32 and letter not in "\n\t" or 127 <= ord(letter) < 160 for letter in shown)
+
+
+def _shipped(pattern: str) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(ROOT.glob(pattern))]
+
+
+def _settings_seeds() -> list[bytes]:
+    return [settings_file.dumps(each).encode() for each in (Settings(), *(p.settings for p in presets.all_presets()))]
+
+
+def _env_seeds() -> list[bytes]:
+    values = {"GPUS_PER_NODE": 8, "NUM_NODES": 2, "MASTER_ADDR": "node01", "NCCL_DEBUG": "INFO"}
+    return [env_file.render(values).encode()]
+
+
+def _machine_seeds() -> list[bytes]:
+    gpu = b'[gpu]\nname = "NVIDIA H200"\ncount = 8\nmemory_gib = 140.4\n'
+    return [gpu, b"[cluster]\nnodes = 2\n" + gpu, b"[host]\nram_gib = 2000\n" + gpu]
+
+
+def _log_seeds() -> list[bytes]:
+    return [path.read_bytes()[-4000:] for path in sorted((ROOT / "tests/captured").rglob("*.log"))][:40]
+
+
+def _record_seeds() -> list[bytes]:
+    lines = (ROOT / "tests/captured/rehearsal/metrics.jsonl").read_bytes().splitlines(keepends=True)
+    events = (ROOT / "tests/captured/rehearsal/events.jsonl").read_bytes().splitlines(keepends=True)
+    return [b"".join(lines[:8]), b"".join(events[:12]), b"".join(events[-6:])]
+
+
+def _metadata_seeds() -> list[bytes]:
+    archive = _place() / "seed.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("archive/data.pkl", pickle.dumps({"a": 1}))
+    named = b"cos\nsystem\n(S'touch /tmp/hit'\ntR."
+    real = [path.read_bytes()[:4000] for path in sorted(ROOT.glob("tests/captured/**/.metadata"))]
+    return [pickle.dumps({"a": [1, 2.5, "x", None]}, protocol) for protocol in range(6)] + [named, *real]
+
+
+def _safetensors_seeds() -> list[bytes]:
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}}).encode()
+    return [struct.pack("<Q", len(header)) + header + bytes(12)]
+
+
+ALL = (
+    Harness("settings", _settings, _settings_seeds),
+    Harness("preset", _preset, lambda: _shipped("presets/*.toml")),
+    Harness("env-file", _env, _env_seeds),
+    Harness("machine-file", _machine, _machine_seeds),
+    Harness("log", _log, _log_seeds),
+    Harness("records", _records, _record_seeds),
+    Harness("state", _state, lambda: _shipped("tests/captured/versions/*/state.json")),
+    Harness("plan", _plan, lambda: _shipped("tests/captured/versions/*/plan.json")),
+    Harness("metadata", _metadata, _metadata_seeds),
+    Harness("safetensors", _safetensors, _safetensors_seeds),
+    Harness("terminal", _terminal, lambda: [b"\x1b]0;title\x07\x1b[2J\x9b31m\xe2\x80\xae text\r\n\t"]),
+)
+BY_NAME = {harness.name: harness for harness in ALL}
+
+# The readers' own words, for mutations that get past the first brace.
+WORDS = (
+    b"version", b"= ", b"[model]", b"[training]", b"iterations", b"null", b"true", b"-1", b"1e999", b"nan", b"NaN",
+    b"inf", b"0", b"999999999999999999999", b'"', b"'", b"{", b"}", b"[", b"]", b",", b":", b"\n", b"\r\n", b"\x00",
+    b"\xff", b"\x1b[2J", b"$(touch hit)", b"`", b";", b"\\", b"iteration", b"lm loss:", b"| ", b"kind", b"t", b"loss",
+    b"[[[[[[[[", b'{"a":' * 20, b"\xe2\x80\xae", b"MASTER_ADDR=", b"PATH=", b"cos\nsystem\n", b"(", b"R.",
+)  # fmt: skip

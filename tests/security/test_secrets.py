@@ -1,0 +1,173 @@
+"""A token goes through everything that gptoss does, and is found nowhere afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine import presets, secrets, settings_file
+from engine.errors import SettingsError
+from engine.run import start
+from engine.run.directory import RunDirectory
+from engine.run.state import Status
+from engine.settings import Settings
+from tests.faults import harness
+
+CANARY = "hf_" + "CanaryThatMustNotBeFoundAnywhere" + "0123"
+NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of its own, in an environment that holds the canary."""
+    for name in NAMES:
+        monkeypatch.setenv(name, CANARY)
+    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GPTOSS_RUNS", str(tmp_path / "runs"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _holders(root: Path) -> list[str]:
+    """The files below `root` that hold the canary."""
+    return [str(path) for path in root.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
+
+
+def _told(*words: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "gptoss_tui", *words], capture_output=True, text=True, env=_repo())
+    return done.stdout + done.stderr
+
+
+def _repo() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def _command_lines() -> str:
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines.append(path.read_bytes().decode("utf-8", "replace"))
+        except OSError:
+            continue
+    return "\n".join(lines)
+
+
+def test_a_token_is_found_nowhere(home: Path) -> None:
+    python = harness.interpreter(home)
+    assignments = [word for pair in ("launch.launcher=container", "launch.image=nemo") for word in ("--set", pair)]
+    told = _told("run", "rehearsal", "--dry-run", "--json")
+    told += _told("run", "rehearsal", "--dry-run", *assignments)
+    told += _told("export-scripts", "--preset", "rehearsal", "--output", str(home / "scripts"))
+    told += _told("doctor")
+    run = harness.make_run(home / "runs", python, "run")
+    try:
+        start.launch(run)
+        harness.until(lambda: harness.at_work(run, "train"), "the training")
+        rank = harness.ranks_of(run)[0]
+        assert CANARY.encode() in Path(f"/proc/{rank.pid}/environ").read_bytes()  # it reaches who needs it
+        assert CANARY not in _command_lines()
+        assert start.wait(run, harness.LIMIT_S).status is Status.FINISHED
+    finally:
+        harness.end(run)
+    for words in (("runs", "--json"), ("attach", "run", "--headless"), ("logs", "run"), ("report", "run"),
+                  ("runs", "--repair")):  # fmt: skip
+        told += _told(*words)
+    assert "finished" in told and (home / "scripts" / "run.sh").exists()
+    assert CANARY not in told
+    assert _holders(home) == []
+
+
+@pytest.mark.parametrize("name", ["settings", "preset", "run"])
+def test_a_setting_that_holds_a_token_is_refused(name: str, home: Path) -> None:
+    settings = Settings().with_values({"launch.container_options": f"--env HF_TOKEN={CANARY}"})
+    with pytest.raises(SettingsError, match="would hold the value of") as refused:
+        if name == "settings":
+            settings_file.save(settings, home / "gptoss.toml")
+        elif name == "preset":
+            presets.save("mine", settings)
+        else:
+            harness.make_run(home / "runs", home, "run", **{"launch.container_options": f"--env A={CANARY}"})
+    assert CANARY not in str(refused.value) + refused.value.hint
+    assert _holders(home) == []
+    assert not (home / "runs" / "run").exists()
+
+
+def test_an_env_file_that_holds_a_token_is_refused(home: Path) -> None:
+    outside = home / "cluster.env"
+    outside.write_text("NCCL_DEBUG=INFO\nWANDB_API_KEY=0123456789abcdef\n")
+    with pytest.raises(SettingsError, match="sets WANDB_API_KEY"):
+        harness.make_run(home / "runs", home, "run", **{"launch.env_file": str(outside)})
+    assert not (home / "runs" / "run").exists()
+    outside.write_text("HF_TOKEN_PATH=/somewhere\nNCCL_DEBUG=INFO\n")
+    harness.make_run(home / "runs", harness.interpreter(home), "run", **{"launch.env_file": str(outside)})
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("hf_" + "a" * 34, "a Hugging Face token"),
+        ("x AKIAABCDEFGHIJKLMNOP y", "an AWS key"),
+        ("ghp_" + "A1" * 18, "a GitHub token"),
+        ("hf_hub_offline = true, hf_short, sk-learn", ""),
+        ("launch.python = '/home/me/.venv/bin/python'", ""),
+        ("the true value 1", ""),
+    ],
+)
+def test_what_is_a_secret(text: str, found: str) -> None:
+    assert secrets.find(text, {"MY_TOKEN": "true", "TOKENIZERS_PARALLELISM": "the true value"}) == found
+
+
+def test_nobody_else_can_read_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPTOSS_RUNS", str(tmp_path))
+    run = harness.make_run(tmp_path, harness.interpreter(tmp_path), "run", ("prepare",))
+    try:
+        start.launch(run)
+        assert start.wait(run, harness.LIMIT_S).status is Status.FINISHED
+    finally:
+        harness.end(run)
+    assert _mode(run.path) == 0o700
+    attempt = run.attempt(1, "prepare")
+    for path in (run.environment, run.events, run.supervisor_log, run.lock, attempt / "rank-0.log",
+                 attempt / "launcher.log"):  # fmt: skip
+        assert _mode(path) == 0o600, path.name
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", "", "x\n", "-x", "a" * 81, "/etc", "\u202e", "a b"])
+def test_a_name_stays_within_the_directory(name: str, tmp_path: Path) -> None:
+    from engine.errors import RunError
+    from engine.run import directory
+
+    with pytest.raises(RunError):
+        directory.create(tmp_path / "runs", name)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_link_in_the_place_of_a_record_is_not_written_through(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("GPTOSS_RUNS", str(tmp_path))
+    run: RunDirectory = harness.make_run(tmp_path, harness.interpreter(tmp_path), "run", ("prepare",))
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    run.state.replace(tmp_path / "state")
+    text = (tmp_path / "state").read_text()
+    run.state.symlink_to(precious)
+    precious.write_text(text)
+    before = precious.read_text()
+    try:
+        start.launch(run)
+        assert start.wait(run, harness.LIMIT_S).status is Status.FINISHED
+    finally:
+        harness.end(run)
+    assert precious.read_text() == before
+    assert not run.state.is_symlink() and json.loads(run.state.read_text())["status"] == "finished"
