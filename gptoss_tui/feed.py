@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,19 @@ from textual.message_pump import MessagePump
 from textual.worker import get_current_worker
 
 from engine.errors import EngineError
+from engine.monitor import labels
+from engine.monitor.labels import Labels
+from engine.monitor.record import parse_record
 from engine.monitor.tail import Tail
 from engine.run import directory
-from engine.run.directory import RunDirectory, parse_record
+from engine.run.directory import RunDirectory
 from engine.run.state import State
+from gptoss_tui import words
+from gptoss_tui.history import History
+from gptoss_tui.log_lines import Level, export
 
 if TYPE_CHECKING:
+    from engine.plan.plan import Plan
     from engine.settings import Settings
 
 POLL_S = 0.125
@@ -33,6 +40,10 @@ BATCH_S = 0.375
 STATE_S = 1.0
 """How often the supervisor is looked for, which an unchanged file does not tell."""
 
+LONG_BYTES = 4 << 20
+"""From here on a part of the metrics is shown before all of them are read."""
+SAMPLES = 400
+PREVIEW_S = 1.0
 _LAST_BYTES = 4096
 
 type Record = dict[str, Any]
@@ -49,11 +60,13 @@ class Batch:
     """Why the state cannot be read, if so."""
     is_history: bool = False
     """True while more is waiting to be read at once."""
+    history: History | None = None
+    """Everything up to here, in place of what was told before."""
     restarted: bool = False
     """True when the metrics were replaced: what came before counts no more."""
 
     def __bool__(self) -> bool:
-        return bool(self.metrics or self.events or self.state or self.problem or self.restarted)
+        return bool(self.metrics or self.events or self.state or self.problem or self.restarted or self.history)
 
 
 class Reader:
@@ -66,6 +79,35 @@ class Reader:
         self._stamp: tuple[int, int] | None = None
         self._state: State | None = None
         self._restarts = 0
+
+    def preview(self) -> Batch | None:
+        """Records from all over a long file, and its last ones; None for a file that is read soon enough."""
+        try:
+            size = self._run.metrics.stat().st_size
+            if size < LONG_BYTES:
+                return None
+            batch = Batch(metrics=_samples(self._run.metrics, size))
+        except OSError:
+            return None
+        self._read_state(batch, look_for_supervisor=True)
+        return batch
+
+    def load(self, is_cancelled: Callable[[], bool]) -> Batch:
+        """All there is, as one history."""
+        history, found = History(), Batch()
+        while not is_cancelled():
+            batch = self.read()
+            if batch.restarted:
+                history.forget_metrics()
+            history.add_metrics(batch.metrics)
+            history.add_events(batch.events)
+            found.state = batch.state or found.state
+            found.problem = batch.problem
+            if not batch.is_history:
+                break
+            time.sleep(0.001)  # the screen gets its turn
+        found.history, found.events = history, list(history.events)
+        return found
 
     def read(self, *, look_for_supervisor: bool = True) -> Batch:
         """Everything new since the last call, at most about 1 MiB of each file."""
@@ -120,22 +162,40 @@ def follow(run: RunDirectory, target: MessagePump) -> None:
     pause = threading.Event()
     reader = Reader(run)
     waiting = Batch()
-    last_post = last_look = 0.0
+    last_post = last_look = time.monotonic()
     try:
+        if (preview := reader.preview()) is not None:
+            target.post_message(FeedUpdate(preview))
+            pause.wait(PREVIEW_S)  # the first picture needs the processor more
+        # In one piece: a screen that gets a long history in many is busy with nothing else.
+        target.post_message(FeedUpdate(reader.load(lambda: worker.is_cancelled)))
         while not worker.is_cancelled:
             now = time.monotonic()
             look = now - last_look >= STATE_S
             last_look = now if look else last_look
             _add(waiting, reader.read(look_for_supervisor=look))
-            if waiting and (waiting.is_history or now - last_post >= BATCH_S):
+            if waiting and now - last_post >= BATCH_S:
                 target.post_message(FeedUpdate(waiting))
                 waiting, last_post = Batch(), now
-                # History is read in pieces; the screen gets its turn between two of them.
-                pause.wait(0.01)
-                continue
             pause.wait(POLL_S)
     finally:
         reader.close()
+
+
+def _samples(path: Path, size: int) -> list[Record]:
+    """Records at `SAMPLES` places of a file, and those at its end. Raises OSError."""
+    found: dict[int, Record] = {}
+    with path.open("rb") as file:
+        for place in range(SAMPLES + 1):
+            start = (size - _LAST_BYTES) * place // SAMPLES
+            file.seek(start)
+            lines = file.read(_LAST_BYTES).split(b"\n")
+            for line in lines[1 if start else 0 :][: 4 if place < SAMPLES else None]:
+                record = parse_record(line)
+                if record is not None and isinstance(record.get("iteration"), int):
+                    found[record["iteration"]] = {**found.get(record["iteration"], {}), **record}
+    # A resumed run repeats iterations: without order the later ones would undo the others.
+    return [found[iteration] for iteration in sorted(found)]
 
 
 def _add(batch: Batch, more: Batch) -> None:
@@ -154,6 +214,32 @@ def settings_of(run: RunDirectory) -> Settings:
     from engine import settings_file  # not needed for the first frame
 
     return settings_file.load(run.settings)
+
+
+def plan_of(run: RunDirectory) -> Plan:
+    """The plan of a run. Raises RunError for a damaged or newer file."""
+    return run.read_plan()
+
+
+def wants_bell() -> bool:
+    """Whether an alert rings the terminal's bell. Raises SettingsError for a bad notifications.toml."""
+    from engine.monitor.notify import load_rules
+
+    return load_rules().bell
+
+
+def checkpoint_size(run: RunDirectory, iteration: int) -> tuple[int, int]:
+    """The iteration, and how many bytes its checkpoint takes. Raises OSError."""
+    place = run.checkpoints / f"iter_{iteration:07d}"
+    return iteration, sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+
+
+def export_log(run: RunDirectory, path: Path, level: Level) -> str:
+    """Copy a log, or what `level` leaves of it, to where the program was started. Raises OSError."""
+    kind = "" if level is Level.ALL else f"-{level.value.replace(' ', '-')}"
+    place = path.parent.name if path.parent != run.path else "run"
+    target = Path.cwd() / f"{run.name}-{place}-{path.stem}{kind}-{time.strftime('%H%M%S')}.log"
+    return f"{words.plural(export(path, level, target), 'line')} written to {target}"
 
 
 def log_files(run: RunDirectory, state: State | None) -> list[tuple[str, Path]]:
@@ -197,6 +283,7 @@ class Overview:
     loss: float | None = None
     changed: float = 0.0
     """Unix seconds of the last change."""
+    labels: Labels = field(default_factory=Labels)
 
 
 def overviews(root: Path, known: Mapping[str, Overview] | None = None) -> list[Overview]:
@@ -212,12 +299,19 @@ def overviews(root: Path, known: Mapping[str, Overview] | None = None) -> list[O
         except (EngineError, OSError):
             continue
         before = (known or {}).get(run.name)
+        written = labels.read(run.path)
         if before is not None and before.state == state and before.changed == changed:
-            found.append(before)
+            found.append(before if before.labels == written else replace(before, labels=written))
             continue
         iterations = before.iterations if before is not None else _iterations_of(run)
-        found.append(Overview(run=run, state=state, iterations=iterations, loss=_last_loss(run), changed=changed))
+        loss = _last_loss(run)
+        found.append(Overview(run=run, state=state, iterations=iterations, loss=loss, changed=changed, labels=written))
     return found
+
+
+def kept(found: list[Overview]) -> list[Overview]:
+    """Those that nobody has put away."""
+    return [one for one in found if not one.labels.is_archived]
 
 
 def _iterations_of(run: RunDirectory) -> int:

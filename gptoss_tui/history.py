@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from engine.monitor.series import MOST_ITERATIONS, Series
 from engine.run.state import State, Status
-from gptoss_tui.plot.series import MOST_ITERATIONS, Series
 
 MAX_METRICS = 64
 """A run logs a dozen metrics; a file that names more is not ours, and must not fill the memory."""
@@ -80,6 +80,9 @@ class History:
             step = str(record.get("step", ""))
             if record.get("kind") == "progress":
                 self._progress[step] = record
+                if step == "train" and record.get("unit") == "iterations":
+                    # The prepare step may have set another number than the settings held at the start.
+                    self.iterations = int(number(record.get("total"))) or self.iterations
                 continue
             if record.get("kind") == "phase":
                 self._phases[step] = str(record.get("message", ""))
@@ -120,8 +123,8 @@ class History:
     def _view(self, step: Any) -> StepView:
         progress = self._progress.get(step.name, {})
         done, total, unit = (
-            _number(progress.get("done")),
-            _number(progress.get("total")),
+            number(progress.get("done")),
+            number(progress.get("total")),
             progress.get("unit", ""),
         )
         if step.name == "train" and self.iterations and (step.started is not None):
@@ -160,6 +163,7 @@ class History:
         self._last_t = t if isinstance(t, (int, float)) else None
 
 
-def _number(value: object) -> float:
+def number(value: object) -> float:
+    """A finite number as it is; 0 for anything else."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if is_number else 0.0  # type: ignore[arg-type]

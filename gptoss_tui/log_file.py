@@ -33,10 +33,17 @@ class LogFile:
         self._size = 0
         self._inode = (0, 0)
         self._descriptor: int | None = None
+        self.generation = 0
+        """Grows when the file was cut or replaced: line numbers of before mean nothing then."""
 
     def __len__(self) -> int:
         """Lines known so far; a last line without its end counts."""
         return len(self._offsets) - 1 + (self._indexed > self._offsets[-1])
+
+    @property
+    def whole_lines(self) -> int:
+        """Lines that have their end."""
+        return len(self._offsets) - 1
 
     @property
     def is_behind(self) -> bool:
@@ -79,10 +86,16 @@ class LogFile:
         Yields None after every 4 MiB searched, so that the caller can let others work.
         """
         for first, last in self._blocks(start, backwards):
-            data = self._read(self._offsets[first], self._end_of(last), None)
-            found = dict.fromkeys(self._line_at(self._offsets[first] + m.start()) for m in pattern.finditer(data))
+            _, found = self.matches(pattern, first, last + 1)
             yield from reversed(found) if backwards else found
             yield None
+
+    def matches(self, pattern: re.Pattern[bytes], first: int, end: int) -> tuple[int, list[int]]:
+        """Lines that match among about 4 MiB from line `first` on, and where to go on; `end` is not looked at."""
+        last = max(first, min(end - 1, self._line_at(self._offsets[first] + CHUNK_BYTES) - 1))
+        data = self._read(self._offsets[first], self._end_of(last), None)
+        found = dict.fromkeys(self._line_at(self._offsets[first] + m.start()) for m in pattern.finditer(data))
+        return last + 1, list(found)
 
     def close(self) -> None:
         if self._descriptor is not None:
@@ -123,9 +136,42 @@ class LogFile:
 
     def _start_over(self, inode: tuple[int, int]) -> None:
         self.close()
+        self.generation += 1
         self._offsets = array("Q", [0])
         self._indexed = self._size = 0
         self._inode = inode
+
+
+class LineFilter:
+    """The numbers of the lines of a file that match, found little by little."""
+
+    def __init__(self, file: LogFile, pattern: re.Pattern[bytes]) -> None:
+        self._file = file
+        self._pattern = pattern
+        self._generation = -1
+        self._scanned = 0
+        self.numbers = array("Q")
+        """In the order of the file."""
+
+    def update(self) -> bool:
+        """Look through what was indexed since, at most about 4 MiB of it; True when anything was looked at.
+
+        A last line that has no end yet waits for it.
+        """
+        if self._file.generation != self._generation:
+            self._generation, self._scanned, self.numbers = self._file.generation, 0, array("Q")
+        whole = self._file.whole_lines
+        if self._scanned >= whole:
+            return False
+        last, found = self._file.matches(self._pattern, self._scanned, whole)
+        self.numbers.extend(found)
+        self._scanned = last
+        return True
+
+    def row_of(self, number: int) -> int | None:
+        """The place of a line among those that match."""
+        row = bisect_left(self.numbers, number)
+        return row if row < len(self.numbers) and self.numbers[row] == number else None
 
 
 def readable(data: bytes) -> str:

@@ -10,11 +10,12 @@ from gptoss_tui.widgets.choices import Item
 from gptoss_tui.widgets.steps import status_spans
 
 
-def run_item(one: Overview, width: int, now: float) -> Item:
-    """The line for `one`, in at most `width` cells; the name gives way first."""
+def run_item(one: Overview, width: int, now: float, *, is_marked: bool = False) -> Item:
+    """The line for `one`, in at most `width` cells; its labels give way first, then its name."""
     state = one.state
     shape, word = status_spans(state.status)
-    left: Row = (shape, (f"{word[0]:<9}", word[1]), ("  ", ""))
+    mark: Row = (("◆ ", "mark"),) if is_marked else ()
+    left: Row = (*mark, shape, (f"{word[0]:<9}", word[1]), ("  ", ""))
     loss = "" if one.loss is None else words.number(one.loss)
     right: Row = (
         (f"{_how_far(one):>16}", "muted"),
@@ -23,6 +24,9 @@ def run_item(one: Overview, width: int, now: float) -> Item:
     )
     room = width - width_of(left) - width_of(right) - 1
     name: Row = ((words.shorten(one.run.name, room), "strong" if state.status.is_live else "text"),)
+    if tags := " ".join(f"#{tag}" for tag in one.labels.tags):
+        free = room - width_of(name) - 2
+        name = (*name, (f"  {words.shorten(tags, free)}", "mark")) if free > 3 else name
     return Item(one.run.name, cut(fill((*left, *name), right, width), width))
 
 

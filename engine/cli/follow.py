@@ -7,8 +7,9 @@ from typing import Any
 
 from engine.cli.output import duration, print_json, say
 from engine.errors import ExitCode
+from engine.monitor.record import parse_record
 from engine.monitor.tail import Tail
-from engine.run.directory import RunDirectory, parse_record
+from engine.run.directory import RunDirectory
 from engine.run.state import State, Status
 
 _POLL_S = 0.2

@@ -1,30 +1,40 @@
-"""The verbs about past runs: report, compare."""
+"""The verbs about past runs: report, compare, label."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from engine import settings_file
 from engine.cli import output
-from engine.errors import ExitCode, SettingsError
-from engine.monitor import history
-from engine.monitor.history import RunRecord
+from engine.errors import ExitCode, RunError, SettingsError
+from engine.monitor import exports, history, labels
+from engine.monitor import report as page
+from engine.monitor.alert import number
+from engine.monitor.history import Beside, RunRecord
+from engine.monitor.measured import beside_plan, measure
+from engine.monitor.metrics import Record
 from engine.run import start
-from engine.run.directory import read_records
+from engine.run.directory import RunDirectory, read_records
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Print one run as a page of Markdown; write its metrics as CSV when asked to."""
+    """Print one run as a page of Markdown, or write it and its metrics as files."""
     run = load(arguments.run)
-    if arguments.csv:
-        _write(Path(arguments.csv), history.to_csv(run))
+    if arguments.metrics:
+        exports.write_metrics(run, Path(arguments.metrics))
+    if arguments.picture:
+        _need_metric([run], arguments.metric)
+        exports.write_picture(page.picture([run], arguments.metric, "iteration"), Path(arguments.picture))
     if arguments.json:
         output.print_json(history.summarise(run))
     elif arguments.output:
-        _write(Path(arguments.output), history.to_markdown(run))
+        path = Path(arguments.output)
+        exports.write(path, page.to_html(run) if path.suffix in (".html", ".htm") else page.to_markdown(run))
     else:
-        print(history.to_markdown(run), end="")
+        print(output.clean(page.to_markdown(run)), end="")
     return ExitCode.DONE
 
 
@@ -32,9 +42,9 @@ def compare(arguments: argparse.Namespace) -> int:
     """Print one metric of several runs side by side, and the settings in which they differ."""
     runs = [load(reference) for reference in arguments.runs]
     rows = history.compare(runs, arguments.metric, arguments.by, arguments.rows)
-    if not rows:
-        known = sorted({name for run in runs for record in run.records for name in record if "kind" not in record})
-        raise SettingsError(f"no run has the metric {arguments.metric!r}", "there are: " + ", ".join(known))
+    _need_metric(runs, arguments.metric)
+    if arguments.picture:
+        exports.write_picture(page.picture(runs, arguments.metric, arguments.by), Path(arguments.picture))
     differing = history.differing_settings(runs)
     names = [run.name for run in runs]
     if arguments.json:
@@ -57,6 +67,23 @@ def compare(arguments: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
+def label(arguments: argparse.Namespace) -> int:
+    """Change the labels of a run, and print them."""
+    run = start.find(arguments.run)
+    found = labels.read(run.path).with_tags(arguments.add, arguments.remove)
+    if arguments.note is not None:
+        found = found.with_note(arguments.note)
+    if arguments.archive is not None:
+        found = replace(found, is_archived=arguments.archive)
+    if found != labels.read(run.path):
+        labels.write(run.path, found)
+    if arguments.json:
+        output.print_json({"run": run.name, **asdict(found)})
+    else:
+        print(output.clean(f"{run.name}: {found.text or 'no labels'}{' (archived)' if found.is_archived else ''}"))
+    return ExitCode.DONE
+
+
 def load(reference: str) -> RunRecord:
     """A run by name, path or `last`, with all its records."""
     run = start.find(reference)
@@ -70,12 +97,21 @@ def load(reference: str) -> RunRecord:
         status=state.status.value,
         message=state.message,
         directory=str(run.path),
-        results=state.results,
+        labels=labels.read(run.path).text,
+        beside=_beside(run, known),
     )
 
 
-def _write(path: Path, text: str) -> None:
+def _beside(run: RunDirectory, records: Sequence[Record]) -> tuple[Beside, ...]:
+    measured = measure(records)
     try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be written: {error.strerror}", "choose another file") from error
+        return beside_plan(measured, run.read_plan()) if measured else ()
+    except RunError:  # a run that was copied in part
+        return ()
+
+
+def _need_metric(runs: Sequence[RunRecord], metric: str) -> None:
+    """Raise SettingsError when no run has a number of that name."""
+    if not any(number(record, metric) is not None for run in runs for record in run.records):
+        known = sorted({name for run in runs for record in run.records for name in record if "kind" not in record})
+        raise SettingsError(f"no run has the metric {metric!r}", "there are: " + ", ".join(known))

@@ -14,11 +14,12 @@ from engine.cli import output
 from engine.errors import ExitCode, NotFoundError, SettingsError
 from engine.monitor.alert import Alert, Facts, facts_of, number
 from engine.monitor.alerts import AlertWatch
-from engine.monitor.diagnose import Diagnosis, Text, diagnose_texts, read_attempt, read_logs
+from engine.monitor.diagnose import Diagnosis, Text, diagnose_texts, read_logs
 from engine.monitor.metrics import Record
 from engine.monitor.notify import Notifier, load_rules
-from engine.monitor.sources import JsonFiles, Pipe, Source, find_logs, follow, open_source
+from engine.monitor.sources import JsonFiles, Pipe, Source, find_logs, follow, is_event_file, open_source
 from engine.run import directory
+from engine.run.cause import cause_of
 from engine.run.directory import RunDirectory
 from engine.run.state import Status
 
@@ -63,17 +64,23 @@ class _Watching:
         for record in batch:
             if self._step and record.get("step") != self._step:
                 continue
+            if self._run is not None and record.get("kind") == "alert":
+                self._take_told(record)
+                continue
             self._show(record)
             # What was written before we came is judged by its own clock.
-            for alert in self._watch.feed(record, time.time() if self._live else None):
+            for alert in self._judge(record):
                 self._show_alert(alert)
         if self._follow and not is_backlog and not self._live:
             self._live = True
             self._watch.catch_up(_last_change(self._places))
             self._say_backlog()
         if self._live:
-            for alert in self._watch.tick(time.time(), is_alive=self._is_alive()):
-                self._show_alert(alert)
+            is_alive = self._is_alive()
+            # While its supervisor lives, a run's silence is the supervisor's to judge.
+            if self._run is None or not is_alive:
+                for alert in self._watch.tick(time.time(), is_alive=is_alive):
+                    self._show_alert(alert)
 
     def wait(self, seconds: float) -> bool:
         """Pause between two looks; False ends the watching."""
@@ -121,6 +128,20 @@ class _Watching:
             self._next_line = now + _LINE_EVERY_S
             output.say(_line(record))
 
+    def _judge(self, record: Record) -> list[Alert]:
+        """The alerts that a record raises; those of a run its supervisor has raised already."""
+        alerts = self._watch.feed(record, time.time() if self._live else None)
+        return alerts if self._run is None else []
+
+    def _take_told(self, record: Record) -> None:
+        """Show an alert of the run's supervisor."""
+        try:
+            alert = Alert.from_json(record)
+        except (KeyError, TypeError, ValueError):
+            self._show(record)
+        else:
+            self._show_alert(alert)
+
     def _note_end(self, kind: str) -> None:
         """A log may hold several jobs, one after the other."""
         if kind in ("finished", "step-started", "resumed"):
@@ -158,16 +179,12 @@ class _Watching:
 
     def _diagnose(self, source: Source) -> Diagnosis | None:
         if self._run is not None:
-            state = self._run.read_state()
-            if state.status is not Status.FAILED:
-                return None
-            attempt = self._run.attempt(state.attempt, state.step)
-            return diagnose_texts(read_attempt(attempt), settings_file.load(self._run.settings), self._run.read_plan())
+            return cause_of(self._run)
         if isinstance(source, Pipe):
             return diagnose_texts([Text(name="-", lines=tuple(source.last_lines), t=time.time())])
         places = [Path(place).expanduser() for place in self._places]
         logs = [log for place in places for log in (find_logs(place) if place.is_dir() else [place])]
-        return diagnose_texts(read_logs(log for log in logs if log.suffix != ".jsonl" and ".tfevents." not in log.name))
+        return diagnose_texts(read_logs(log for log in logs if log.suffix != ".jsonl" and not is_event_file(log)))
 
 
 def _find_run(places: list[str]) -> RunDirectory | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from engine.findings import Severity
@@ -32,6 +33,12 @@ class Alert:
     def to_json(self) -> dict[str, Any]:
         """An event record of kind `alert`."""
         return {"kind": "alert", **asdict(self), "severity": self.severity.value}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Alert:
+        """The alert in an event record. Raises KeyError, TypeError or ValueError for any other record."""
+        given = {field.name: record[field.name] for field in fields(cls) if field.name in record}
+        return cls(**{**given, "severity": Severity(record["severity"])})
 
     @property
     def name(self) -> str:

@@ -6,7 +6,7 @@ recorded runs use the same object. docs/monitoring.md describes each rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Protocol
 
 from engine.monitor.alert import Alert, Facts
@@ -75,11 +75,9 @@ class AlertWatch:
         self._is_gone = True
         return [process_gone(now, self._iteration)]
 
-    def feed_gpus(
-        self, samples: Iterable[GpuReading], now: float, *, ecc: Mapping[int, int] | None = None
-    ) -> list[Alert]:
-        """Take one reading of the GPUs of the job; `ecc`: uncorrected memory errors by GPU index."""
-        return self._gpus.feed(samples, now, is_working=not self._stall.is_paused, ecc=ecc)
+    def feed_gpus(self, samples: Iterable[GpuReading], now: float) -> list[Alert]:
+        """Take one reading of the GPUs of the job."""
+        return self._gpus.feed(samples, now, is_working=not self._stall.is_paused)
 
     def feed_disk(self, free_gib: float, now: float) -> list[Alert]:
         """Take the free space where checkpoints are written."""

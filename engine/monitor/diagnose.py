@@ -114,6 +114,11 @@ class Diagnosis:
         """Plain values, for `diagnosis.json` and events."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Diagnosis:
+        """Raises TypeError for anything that `to_json` did not make."""
+        return cls(**value)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Match:

@@ -1,4 +1,4 @@
-"""Recorded runs side by side: aligned curves, differing settings, CSV, a report in Markdown.
+"""Recorded runs side by side: aligned curves, differing settings, rows of metrics.
 
 Works on records and settings at hand; where they lie is the caller's matter.
 """
@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
-import time
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +18,23 @@ from engine.options import Value
 from engine.settings import OPTIONS, Settings
 
 AXES = ("iteration", "tokens", "time")
-_SPARKS = "▁▂▃▄▅▆▇█"
 _FIRST_COLUMNS = ("iteration", "t", "loss", "validation_loss")
 _NOT_METRICS = {"t", "iteration", "step", "kind", "message", "of", "source"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """One quantity as planned and as measured."""
+
+    name: str
+    unit: str
+    planned: float
+    measured: float
+
+    @property
+    def ratio(self) -> float:
+        """Measured over planned."""
+        return self.measured / self.planned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +48,10 @@ class RunRecord:
     status: str = ""
     message: str = ""
     directory: str = ""
-    results: Mapping[str, Any] | None = None
-    """What each finished step reported, by step name."""
+    labels: str = ""
+    """Tags and note, in one line."""
+    beside: tuple[Beside, ...] = ()
+    """What was measured beside what was planned."""
 
 
 def iterations_of(records: Iterable[Record]) -> list[Record]:
@@ -95,11 +110,16 @@ def differing_settings(runs: Sequence[RunRecord]) -> list[tuple[str, list[Value]
     return [(key, values) for key, values in found if len(set(map(repr, values))) > 1]
 
 
-def to_csv(run: RunRecord) -> str:
-    """One line an iteration, every metric a column."""
+def metric_columns(run: RunRecord) -> tuple[list[str], list[Record]]:
+    """Every metric's name, the most wanted first, and one record an iteration."""
     records = iterations_of(run.records)
     names = {name for record in records for name in record} - _NOT_METRICS
-    columns = [*_FIRST_COLUMNS, *sorted(names - set(_FIRST_COLUMNS))]
+    return [*_FIRST_COLUMNS, *sorted(names - set(_FIRST_COLUMNS))], records
+
+
+def to_csv(run: RunRecord) -> str:
+    """One line an iteration, every metric a column."""
+    columns, records = metric_columns(run)
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -123,6 +143,7 @@ def summarise(run: RunRecord) -> dict[str, Any]:
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
         "best_loss": min(losses, default=None),
+        "first_validation_loss": validation[0] if validation else None,
         "validation_loss": validation[-1] if validation else None,
         "iteration_s": pace[len(pace) // 2] if pace else None,
         "tokens_per_s": speed[len(speed) // 2] if speed else None,
@@ -132,73 +153,6 @@ def summarise(run: RunRecord) -> dict[str, Any]:
         "restarts": sum(record.get("kind") == "restart" for record in run.records),
         "alerts": len(alerts),
     }
-
-
-def to_markdown(run: RunRecord) -> str:
-    """A report of one page."""
-    facts = summarise(run)
-    lines = [f"# {run.name}", "", f"{run.status or 'unknown'}{': ' + run.message if run.message else ''}", ""]
-    lines += ["| | |", "|---|---|"]
-    lines += [f"| {name} | {text} |" for name, text in _fact_rows(run, facts)]
-    points = [value for _, value in curve(run, "loss", "iteration")]
-    if points:
-        lines += ["", "## Loss", "", f"`{sparkline(points)}` {points[0]:.4f} → {points[-1]:.4f}"]
-    validation = curve(run, "validation_loss", "iteration")
-    if validation:
-        lines += ["", "| iteration | validation loss |", "|---:|---:|"]
-        lines += [f"| {place:.0f} | {value:.4f} |" for place, value in validation[-12:]]
-    lines += _event_lines(run)
-    changed = differing_settings([RunRecord(name="", settings=Settings(), records=()), run])
-    lines += ["", "## Settings that are not the default", "", "| setting | value |", "|---|---|"]
-    lines += [f"| {key} | `{values[1]}` |" for key, values in changed]
-    return "\n".join(lines) + "\n"
-
-
-def sparkline(values: Sequence[float], width: int = 48) -> str:
-    """The shape of a curve in one line of characters."""
-    if not values:
-        return ""
-    count = min(width, len(values))
-    parts = [values[i * len(values) // count : (i + 1) * len(values) // count] for i in range(count)]
-    means = [sum(part) / len(part) for part in parts]
-    low, high = min(means), max(means)
-    step = (high - low) / (len(_SPARKS) - 1) or 1.0
-    return "".join(_SPARKS[round((mean - low) / step)] for mean in means)
-
-
-def _fact_rows(run: RunRecord, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    training = run.settings.training
-    tokens = facts["iterations"] * training.global_batch * training.sequence_length
-    rows = [
-        ("model", run.settings.model.name),
-        ("iterations", f"{facts['iterations']:,} of {training.iterations:,}"),
-        ("tokens", f"{tokens:,}"),
-        ("loss", _arrow(facts["first_loss"], facts["last_loss"])),
-        ("validation loss", _text(facts["validation_loss"], ".4f")),
-        ("median iteration", _text(facts["iteration_s"], ".3f", " s")),
-        ("median throughput", _text(facts["tokens_per_s"], ",.0f", " tokens/s")),
-        ("peak memory of a rank", _text(facts["memory_gib"], ".2f", " GiB")),
-        ("time at work", _text(facts["training_s"], ",.0f", " s")),
-        ("checkpoints", str(facts["checkpoints"])),
-        ("restarts", str(facts["restarts"])),
-        ("directory", run.directory),
-    ]
-    return [(name, text) for name, text in rows if text]
-
-
-def _event_lines(run: RunRecord) -> list[str]:
-    alerts = [record for record in run.records if record.get("kind") == "alert"]
-    steps = [record for record in run.records if str(record.get("kind", "")).startswith(("step-", "restart"))]
-    lines: list[str] = []
-    if steps:
-        lines += ["", "## What happened", ""]
-        lines += [f"- {_clock(record)} {record.get('message', '')}" for record in steps]
-    if alerts:
-        lines += ["", "## Alerts", "", "| when | iteration | what | evidence |", "|---|---:|---|---|"]
-        for record in alerts:
-            what, evidence = (str(record.get(name, "")).replace("|", "\\|") for name in ("message", "evidence"))
-            lines.append(f"| {_clock(record)} | {record.get('iteration') or ''} | {what} | {evidence} |")
-    return lines
 
 
 def _value_at(points: Sequence[tuple[float, float]], place: float) -> float | None:
@@ -211,15 +165,3 @@ def _value_at(points: Sequence[tuple[float, float]], place: float) -> float | No
         return left[1]
     right = points[after]
     return left[1] + (right[1] - left[1]) * (place - left[0]) / (right[0] - left[0])
-
-
-def _clock(record: Record) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["t"]))
-
-
-def _text(value: float | None, form: str, unit: str = "") -> str:
-    return "" if value is None else f"{value:{form}}{unit}"
-
-
-def _arrow(first: float | None, last: float | None) -> str:
-    return "" if first is None or last is None else f"{first:.4f} → {last:.4f}"

@@ -1,32 +1,29 @@
-"""What a run measured of itself, beside what its plan predicted, kept per machine.
+"""What a run measured of itself, beside what its plan predicted.
 
-The first iterations compile and allocate; the twenty after them tell. The measurements lie in
-`calibration.json` in the state directory, the newest of each machine, model and layout.
+The first iterations compile and allocate; the twenty after them tell.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
-from engine.errors import RunError
+from engine.measurements import Measurement
+from engine.models import find as find_model
 from engine.monitor.alert import number
-from engine.monitor.history import iterations_of
+from engine.monitor.history import Beside, iterations_of
 from engine.monitor.metrics import Record
-from engine.paths import state_root, write_atomic
+from engine.plan.correction import FORMULA, Subject, cpu_name
+from engine.plan.job import from_training
 from engine.plan.plan import Plan
+from engine.settings import Settings
 
 WARM_UP = 5
 """Records left out at the start."""
 COUNT = 20
 """Records that the measurement is taken from."""
-FILE_NAME = "calibration.json"
-VERSION = 1
-MAX_KEPT = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,41 +36,6 @@ class Measured:
     memory_gib: float | None
     t: float
     """When the last of them was written, unix seconds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Beside:
-    """One quantity as planned and as measured."""
-
-    name: str
-    unit: str
-    planned: float
-    measured: float
-
-    @property
-    def ratio(self) -> float:
-        """Measured over planned."""
-        return self.measured / self.planned
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
-    """How one kind of job on one kind of machine compared with its plan."""
-
-    device: str
-    """The name of the GPU, or `cpu`."""
-    world_size: int
-    model: str
-    layout: str
-    speed_ratio: float | None
-    """Measured over planned tokens/s per GPU."""
-    memory_ratio: float | None
-    """Measured over planned peak memory."""
-    t: float
-
-    @property
-    def key(self) -> tuple[str, int, str, str]:
-        return (self.device, self.world_size, self.model, self.layout)
 
 
 def measure(records: Iterable[Record]) -> Measured | None:
@@ -93,15 +55,37 @@ def measure(records: Iterable[Record]) -> Measured | None:
     )
 
 
+class Settling:
+    """Collects the first records of an attempt until they make a measurement; bounded."""
+
+    def __init__(self) -> None:
+        self._records: list[Record] = []
+        self._peak_gib = 0.0
+        self.measured: Measured | None = None
+        """None until enough settled iterations have come; its memory grows with the run's."""
+
+    def feed(self, record: Record) -> bool:
+        """Take one record; True when it made the measurement or changed its memory by a percent."""
+        if self.measured is None:
+            if "kind" not in record and record.get("step") in (None, "train"):
+                self._records.append(record)
+                if len(self._records) >= WARM_UP + COUNT:
+                    self.measured = measure(self._records)
+                    del self._records[: -4 * (WARM_UP + COUNT)]
+            return self.measured is not None
+        size = number(record, "memory_gib")
+        if not size or size <= (self.measured.memory_gib or 0.0) * 1.01:
+            return False
+        self.measured = replace(self.measured, memory_gib=size)
+        return True
+
+
 def beside_plan(measured: Measured, plan: Plan) -> tuple[Beside, ...]:
     """Each measured quantity that the plan predicted, speed first."""
-    # On a CPU the plan speaks of the whole machine, a record of one rank.
-    shares = plan.ranks_per_node if plan.device == "cpu" else 1
-    memory_gib = None if measured.memory_gib is None else measured.memory_gib * shares
     found = [
         ("throughput per GPU", "tokens/s", _planned(plan, "throughput", "tokens_per_s_per_gpu"),
          measured.tokens_per_s_per_gpu),
-        ("peak memory", "GiB", _planned(plan, "memory", "peak_gib"), memory_gib),
+        ("peak memory", "GiB", _planned(plan, "memory", "peak_gib"), _memory_gib(measured, plan)),
     ]  # fmt: skip
     return tuple(
         Beside(name=name, unit=unit, planned=planned, measured=value)
@@ -110,46 +94,40 @@ def beside_plan(measured: Measured, plan: Plan) -> tuple[Beside, ...]:
     )
 
 
-def calibrate(measured: Measured, plan: Plan, model: str) -> Calibration:
-    """The measurement as it is kept."""
-    ratios = {one.name: one.ratio for one in beside_plan(measured, plan)}
-    device = plan.estimate.get("gpu") if plan.device == "gpu" else plan.device
-    return Calibration(
-        device=str(device or plan.device),
+def as_measurement(measured: Measured, settings: Settings, plan: Plan, host: str) -> Measurement:
+    """The measurement as it is kept for later plans. Raises SettingsError for a model that is gone."""
+    model = find_model(settings)
+    job = from_training(settings.training, model, settings.finetune.lora_rank)
+    device = str(plan.estimate.get("gpu") or "GPU") if plan.device == "gpu" else cpu_name(host)
+    subject = Subject(device=device, job=job, layout=plan.layout)
+    memory_gib = _memory_gib(measured, plan)
+    # The plan may hold a correction already; what is kept compares with the formula alone.
+    speed = _planned(plan, "throughput", f"{FORMULA}tokens_per_s_per_gpu")
+    speed = speed or (_planned(plan, "throughput", "tokens_per_s_per_gpu") if plan.device == "gpu" else None)
+    peak = _planned(plan, "memory", f"{FORMULA}peak_gib") or _planned(plan, "memory", "peak_gib")
+    return Measurement(
+        device=device,
         world_size=plan.world_size,
-        model=model,
-        layout=str(plan.layout),
-        speed_ratio=ratios.get("throughput per GPU"),
-        memory_ratio=ratios.get("peak memory"),
+        model=model.name,
+        goal=job.goal,
+        layout=subject.key[4],
+        job=job.kind,
+        tokens_per_s_per_gpu=measured.tokens_per_s_per_gpu,
+        memory_gib=memory_gib,
+        speed_ratio=_ratio(measured.tokens_per_s_per_gpu, speed),
+        memory_ratio=_ratio(memory_gib, peak),
         t=measured.t,
     )
 
 
-def remember(calibration: Calibration, path: Path | None = None) -> None:
-    """Keep a calibration, in place of an older one of the same kind. Raises RunError when it cannot be written."""
-    path = path or state_root() / FILE_NAME
-    others = [one for one in recall(path) if one.key != calibration.key]
-    kept = sorted([*others, calibration], key=lambda one: one.t)[-MAX_KEPT:]
-    text = json.dumps({"version": VERSION, "measured": [asdict(one) for one in kept]}, indent=1) + "\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, text)
-    except OSError as error:
-        raise RunError(
-            f"{path} cannot be written: {error.strerror}", "free some space, or set XDG_STATE_HOME"
-        ) from error
+def _memory_gib(measured: Measured, plan: Plan) -> float | None:
+    # On a CPU the plan speaks of the whole machine, a record of one rank.
+    shares = plan.ranks_per_node if plan.device == "cpu" else 1
+    return None if measured.memory_gib is None else measured.memory_gib * shares
 
 
-def recall(path: Path | None = None) -> tuple[Calibration, ...]:
-    """Every calibration that is kept; none from a missing, newer or damaged file."""
-    path = path or state_root() / FILE_NAME
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if value["version"] > VERSION:
-            return ()
-        return tuple(Calibration(**item) for item in value["measured"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ()
+def _ratio(value: float | None, planned: float | None) -> float | None:
+    return value / planned if value and planned else None
 
 
 def _planned(plan: Plan, group: str, name: str) -> float | None:

@@ -149,7 +149,7 @@ class LogReader:
         record: Record = {"t": self._clock(line, start, t), "iteration": int(step[1]), "of": int(step[2])}
         if is_nemo:
             # NeMo counts from 0 and names the last index, not the number.
-            record["iteration"] = int(values.pop("global_step", record["iteration"])) + 1
+            record["iteration"] = _whole(values.pop("global_step", record["iteration"])) + 1
             record["of"] += 1
         return self._complete(record, values)
 
@@ -160,7 +160,7 @@ class LogReader:
         values = _read_items([item.replace("=", ": ", 1) for item in bar[1].split(",")])
         if "global_step" not in values:
             return None
-        return self._complete({"t": t, "iteration": int(values.pop("global_step")) + 1}, values)
+        return self._complete({"t": t, "iteration": _whole(values.pop("global_step")) + 1}, values)
 
     def _complete(self, record: Record, values: dict[str, float]) -> Record:
         """Add the metrics, with counters over the whole job and speed in tokens."""
@@ -307,3 +307,8 @@ def _number(text: str) -> float | None:
     except ValueError:
         return None
     return value if isfinite(value) else None
+
+
+def _whole(value: float) -> int:
+    """A count that a log may give as 1.2e3; damage makes it infinite."""
+    return int(value) if isfinite(value) else 0

@@ -6,7 +6,6 @@ path is told by looking, not by asking the person.
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import time
@@ -17,8 +16,10 @@ from typing import Protocol
 
 from engine.errors import NotFoundError, SettingsError
 from engine.monitor.metrics import LogReader, Record
+from engine.monitor.record import parse_record
 from engine.monitor.tail import CHUNK_BYTES, LONGEST_LINE_BYTES, Tail
 from engine.monitor.tensorboard import EventFile, find_event_files
+from engine.monitor.wandb_file import WandbFile, find_wandb_files
 
 POLL_S = 0.2
 RESCAN_S = 2.0
@@ -100,13 +101,18 @@ class JsonFiles:
 
 
 class EventDirectory:
-    """The event files in a TensorBoard directory, new ones included."""
+    """The event files of TensorBoard, or the offline files of W&B, in a directory, new ones included."""
 
     is_over = False
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._files: dict[Path, EventFile] = {}
+    def __init__(
+        self,
+        directory: Path,
+        find: Callable[[Path], list[Path]] = find_event_files,
+        open_file: Callable[[Path], EventFile | WandbFile] = EventFile,
+    ) -> None:
+        self._directory, self._find, self._open = directory, find, open_file
+        self._files: dict[Path, EventFile | WandbFile] = {}
         self._next_scan = 0.0
 
     @property
@@ -116,8 +122,9 @@ class EventDirectory:
     def read(self) -> list[Record]:
         if time.monotonic() >= self._next_scan:
             self._next_scan = time.monotonic() + RESCAN_S
-            for path in find_event_files(self._directory):
-                self._files.setdefault(path, EventFile(path))
+            for path in self._find(self._directory):
+                if path not in self._files:
+                    self._files[path] = self._open(path)
         return [record for file in self._files.values() for record in file.read()]
 
 
@@ -200,9 +207,7 @@ def open_source(places: list[str], stdin: int = 0) -> Source:
             raise SettingsError(f"{path} cannot be read", "check its permissions")
     if all(path.suffix == ".jsonl" for path in paths):
         return JsonFiles(paths)
-    if len(paths) == 1 and ".tfevents." in paths[0].name:
-        return EventDirectory(paths[0].parent)
-    return LogFiles(paths)
+    return _open_events(paths[0]) if len(paths) == 1 and is_event_file(paths[0]) else LogFiles(paths)
 
 
 def follow(source: Source, *, wait: Callable[[float], bool]) -> Iterator[list[Record]]:
@@ -225,13 +230,19 @@ def find_logs(directory: Path) -> list[Path]:
 
 def parse_json(line: bytes) -> Record | None:
     """A metric or event record, or None for a line that is neither."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(record, dict) or not isinstance(record.get("t"), (int, float)):
-        return None
-    return record
+    record = parse_record(line)
+    return record if record and "t" in record else None
+
+
+def is_event_file(path: Path) -> bool:
+    """True for the files of TensorBoard and W&B, which are no text."""
+    return ".tfevents." in path.name or path.suffix == ".wandb"
+
+
+def _open_events(path: Path) -> Source:
+    if path.suffix == ".wandb":
+        return EventDirectory(path, lambda only: [only], WandbFile)
+    return EventDirectory(path.parent)
 
 
 def _open_directory(directory: Path) -> Source:
@@ -240,6 +251,9 @@ def _open_directory(directory: Path) -> Source:
         return JsonFiles(records)
     if find_event_files(directory):
         return EventDirectory(directory)
+    # Before logs: the directory of a W&B run holds a debug.log.
+    if find_wandb_files(directory):
+        return EventDirectory(directory, find_wandb_files, WandbFile)
     if find_logs(directory):
         return LogDirectory(directory)
     raise SettingsError(

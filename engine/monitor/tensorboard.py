@@ -7,13 +7,14 @@ Only the fields that hold scalars are looked at.
 
 from __future__ import annotations
 
-import math
 import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from engine.monitor import tags
 from engine.monitor.metrics import Record
+from engine.monitor.protobuf import fields, text
 
 CHUNK_BYTES = 1 << 20
 LONGEST_RECORD_BYTES = 64 << 20
@@ -22,31 +23,6 @@ LONGEST_RECORD_BYTES = 64 << 20
 _HEADER = struct.Struct("<QI")
 _CRC_BYTES = 4
 _DT_FLOAT, _DT_DOUBLE = 1, 2
-
-_NAMES = {
-    # Megatron-LM and Bridge (`training_log`).
-    "lm loss": "loss",
-    "lm loss validation": "validation_loss",
-    "learning-rate": "learning_rate",
-    "grad-norm": "grad_norm",
-    "iteration-time": "iteration_s",
-    "throughput": "tflops_per_gpu",
-    "throughput/tflops/device": "tflops_per_gpu",
-    "throughput/tokens/device": "",
-    "load_balancing_loss": "load_balance",
-    "loss-scale": "loss_scale",
-    "batch-size": "global_batch",
-    "params-norm": "params_norm",
-    # NeMo.
-    "reduced_train_loss": "loss",
-    "val_loss": "validation_loss",
-    "lr": "learning_rate",
-    "grad_norm": "grad_norm",
-    "train_step_timing in s": "iteration_s",
-    "consumed_samples": "consumed_samples",
-    "global_batch_size": "global_batch",
-}
-_GIGABYTES = "mem-max-allocated-gigabytes"
 
 
 class EventFile:
@@ -106,37 +82,22 @@ def _join(scalars: Iterator[tuple[float, int, str, float]]) -> list[Record]:
     for t, step, tag, value in scalars:
         if not records or records[-1]["iteration"] != step:
             records.append({"t": t, "iteration": step})
-        _put(records[-1], tag, value)
+        tags.put(records[-1], tag, value)
     return [record for record in records if len(record) > 2]
-
-
-def _put(record: Record, tag: str, value: float) -> None:
-    if " vs samples" in tag:
-        return  # the same value with another step
-    name = _NAMES.get(tag)
-    if tag == _GIGABYTES:
-        name, value = "memory_gib", value * 1e9 / 2**30
-    if name is None:
-        return
-    if math.isfinite(value):
-        record[name] = int(value) if name in ("global_batch", "consumed_samples") else value
-    elif name:
-        before = record.get("not_finite")
-        record["not_finite"] = f"{before},{name}" if before else name
 
 
 def _scalars(event: memoryview) -> Iterator[tuple[float, int, str, float]]:
     """The scalars of one `Event`; nothing for one that does not parse."""
     try:
         t, step, summaries = 0.0, 0, []
-        for number, value in _fields(event):
+        for number, value in fields(event):
             if number == 1 and isinstance(value, memoryview):
                 t = _unpack("<d", value)
             elif number == 2 and isinstance(value, int):
                 step = value
             elif number == 5 and isinstance(value, memoryview):
                 summaries.append(value)
-        found = [pair for summary in summaries for n, v in _fields(summary) if n == 1 for pair in _value(v)]
+        found = [pair for summary in summaries for n, v in fields(summary) if n == 1 for pair in _value(v)]
     except (ValueError, IndexError, struct.error):
         return
     for tag, scalar in found:
@@ -148,11 +109,11 @@ def _value(value: int | memoryview) -> Iterator[tuple[str, float]]:
     if isinstance(value, int):
         return
     tag, number = "", None
-    for field, content in _fields(value):
+    for field, content in fields(value):
         if isinstance(content, int):
             continue
         if field == 1:
-            tag = bytes(content).decode("utf-8", "replace")
+            tag = text(content)
         elif field == 2:
             number = _unpack("<f", content)
         elif field == 8:
@@ -164,48 +125,13 @@ def _value(value: int | memoryview) -> Iterator[tuple[str, float]]:
 def _tensor(tensor: memoryview) -> float | None:
     """The value of a `TensorProto` with one float or double, which newer writers use for scalars."""
     kind, raw = 0, b""
-    for field, content in _fields(tensor):
+    for field, content in fields(tensor):
         if field == 1 and isinstance(content, int):
             kind = content
         elif field in (4, 5, 6) and isinstance(content, memoryview):
             raw = bytes(content)
     form = {(_DT_FLOAT, 4): "<f", (_DT_DOUBLE, 8): "<d"}.get((kind, len(raw)))
     return None if form is None else float(struct.unpack(form, raw)[0])
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """(number, value) of every field: a varint as int, everything else as its bytes."""
-    position = 0
-    while position < len(message):
-        key, position = _varint(message, position)
-        kind = key & 7
-        if kind == 0:
-            value, position = _varint(message, position)
-            yield key >> 3, value
-            continue
-        if kind == 2:
-            size, position = _varint(message, position)
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"wire type {kind} is not used in event files")
-        if position + size > len(message):
-            raise ValueError("a field ends after its message")
-        yield key >> 3, message[position : position + size]
-        position += size
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number has more than 64 bits")
 
 
 def _unpack(form: str, value: memoryview) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Protocol
 
 from engine.findings import Severity
@@ -22,6 +22,8 @@ class GpuReading(Protocol):
     def clock_mhz(self) -> int | None: ...
     @property
     def throttle_reasons(self) -> tuple[str, ...]: ...
+    @property
+    def ecc_uncorrected(self) -> int | None: ...
     @property
     def error(self) -> str: ...
 
@@ -159,10 +161,8 @@ class GpuWatch:
         self._known: set[int] = set()
         self._ecc: dict[int, int] = {}
 
-    def feed(
-        self, samples: Iterable[GpuReading], now: float, *, is_working: bool, ecc: Mapping[int, int] | None = None
-    ) -> list[Alert]:
-        """Judge one reading of every GPU; `ecc` holds uncorrected memory errors by GPU index."""
+    def feed(self, samples: Iterable[GpuReading], now: float, *, is_working: bool) -> list[Alert]:
+        """Judge one reading of every GPU."""
         readings = list(samples)
         gone = self._known - {reading.index for reading in readings}
         self._known |= {reading.index for reading in readings}
@@ -171,7 +171,7 @@ class GpuWatch:
                 self._lasts("lost", reading.index, False, now, 0)
         alerts = [self._lost(index, "the driver no longer lists it", now) for index in sorted(gone)]
         alerts += [self._lost(reading.index, reading.error, now) for reading in readings if reading.error]
-        alerts += [self._damaged(index, count, now) for index, count in (ecc or {}).items()]
+        alerts += [self._damaged(reading.index, reading.ecc_uncorrected, now) for reading in readings]
         alerts += [self._idle(reading, now, is_working) for reading in readings if not reading.error]
         alerts += [self._throttled(reading, now) for reading in readings if not reading.error]
         clocks = sorted(reading.clock_mhz for reading in readings if reading.clock_mhz)
@@ -201,7 +201,9 @@ class GpuWatch:
                           "it fell off the bus: power, heat, a damaged GPU or driver",
                           "dmesg | grep -i xid; reset or reboot, leave the node out if it comes back")  # fmt: skip
 
-    def _damaged(self, index: int, count: int, now: float) -> Alert | None:
+    def _damaged(self, index: int, count: int | None, now: float) -> Alert | None:
+        if count is None:
+            return None
         before = self._ecc.setdefault(index, count)
         self._ecc[index] = max(before, count)
         if count <= before:

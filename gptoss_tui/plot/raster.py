@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.monitor.scale import Scale
+from engine.monitor.series import Column
 from gptoss_tui.glyphs import Charset
-from gptoss_tui.plot.scale import Scale
-from gptoss_tui.plot.series import Column
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,9 @@ _STYLES = {
     "finished": "good",
     "step-finished": "good",
     "checkpoint": "accent",
+    "measured": "accent",
 }
+_SEVERITIES = {"error": "bad", "warning": "warning"}
 
 
 class Events(Canvas):
@@ -41,5 +43,5 @@ class Events(Canvas):
         t = event.get("t")
         moment = time.strftime("%H:%M:%S", time.localtime(t)) if isinstance(t, (int, float)) else " " * 8
         message = readable(str(event.get("message", "")).replace("\n", " ").encode())
-        style = _STYLES.get(str(event.get("kind")), "text")
+        style = _STYLES.get(str(event.get("kind"))) or _SEVERITIES.get(str(event.get("severity")), "text")
         return ((f"{moment} ", "muted"), (words.shorten(message, width - 9), style))

@@ -1,4 +1,4 @@
-"""A log of any size: follows its end, scrolls both ways, searches by regular expression."""
+"""A log of any size: follows its end, scrolls, searches by regular expression, narrows to what went wrong."""
 
 from __future__ import annotations
 
@@ -11,33 +11,36 @@ from textual.binding import Binding
 from textual.message import Message
 
 from gptoss_tui import words
-from gptoss_tui.log_file import LogFile
+from gptoss_tui.log_file import LineFilter, LogFile
+from gptoss_tui.log_lines import BAD, PATTERNS, WARN, Level
 from gptoss_tui.widgets.canvas import Canvas, Row, Span, heading
 
 POLL_S = 1.0
+PIECE_S = 0.01
+"""Between two pieces of a long file, so that keys and charts get their turn."""
 SIDEWAYS_CELLS = 16
-
-_BAD = re.compile(r"error|traceback|exception|fatal|out of memory|\bnan\b", re.IGNORECASE)
-_WARNING = re.compile(r"\bwarn", re.IGNORECASE)
-# Megatron counts them on every line, mostly as zero.
-_COUNTERS = re.compile(r"number of (?:nan|skipped) iterations:\s+\d+")
 
 
 class LogView(Canvas, can_focus=True):
     """The lines of one file, with their place in it in the heading."""
 
     BINDINGS = [
-        Binding("up", "scroll(-1)", "Line up", show=False),
-        Binding("down", "scroll(1)", "Line down", show=False),
-        Binding("pageup", "page(-1)", "Page up", show=False),
-        Binding("pagedown,space", "page(1)", "Page down", show=False),
-        Binding("home", "to_start", "First line", show=False),
-        Binding("end,f", "follow", "Follow the end", show=False),
-        Binding("left", "sideways(-1)", "Left", show=False),
-        Binding("right", "sideways(1)", "Right", show=False),
-        Binding("n", "find(1)", "Next match"),
-        Binding("N", "find(-1)", "Match before", show=False),
-        Binding("escape", "end_search", "End search", show=False),
+        Binding("up,k", "scroll(-1)", "Line up", show=False, id="log.up"),
+        Binding("down,j", "scroll(1)", "Line down", show=False, id="log.down"),
+        Binding("pageup", "page(-1)", "Page up", show=False, id="log.page-up"),
+        Binding("pagedown,space", "page(1)", "Page down", show=False, id="log.page-down"),
+        Binding("home,g", "to_start", "First line", show=False, id="log.first"),
+        Binding("end,f,G", "follow", "Follow the end", show=False, id="log.follow"),
+        Binding("left", "sideways(-1)", "Left", show=False, id="log.left"),
+        Binding("right", "sideways(1)", "Right", show=False, id="log.right"),
+        Binding("n", "find(1)", "Next match", id="log.next-match"),
+        Binding("N", "find(-1)", "Match before", show=False, id="log.match-before"),
+        Binding("e", "first_error", "First error", show=False, id="log.first-error"),
+        Binding("v", "next_level", "Errors only", show=False, id="log.level"),
+        Binding("w", "wrap", "Wrap lines", show=False, id="log.wrap"),
+        Binding("y", "copy", "Copy what is shown", show=False, id="log.copy"),
+        Binding("x", "export", "Save as a file", show=False, id="log.export"),
+        Binding("escape", "end_search", "End search", show=False, id="log.end-search"),
     ]
 
     class NotFound(Message):
@@ -47,6 +50,21 @@ class LogView(Canvas, can_focus=True):
             super().__init__()
             self.pattern = pattern
 
+    class Copied(Message):
+        """Lines were sent to the terminal's clipboard."""
+
+        def __init__(self, lines: int) -> None:
+            super().__init__()
+            self.lines = lines
+
+    class ExportWanted(Message):
+        """The lines that are left after narrowing are to be written to a file."""
+
+        def __init__(self, path: Path, level: Level) -> None:
+            super().__init__()
+            self.path = path
+            self.level = level
+
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self._file: LogFile | None = None
@@ -54,6 +72,9 @@ class LogView(Canvas, can_focus=True):
         self._top = 0
         self._left = 0
         self.is_following = True
+        self.is_wrapped = False
+        self.level = Level.ALL
+        self._filter: LineFilter | None = None
         self._pattern: re.Pattern[bytes] | None = None
         self._shown_pattern: re.Pattern[str] | None = None
         self.match_line: int | None = None
@@ -65,9 +86,9 @@ class LogView(Canvas, can_focus=True):
             self._file.close()
         self._file = LogFile(path) if path is not None else None
         self._title = title
-        self._top = self._left = 0
+        self._left = 0
         self.match_line = None
-        self.is_following = True
+        self._start_filter()
         self.poll()
 
     @property
@@ -81,24 +102,18 @@ class LogView(Canvas, can_focus=True):
         if self._file is not None:
             self._file.close()
 
-    def on_resize(self) -> None:
-        self._redraw()
-
-    def on_focus(self) -> None:
-        self._redraw()
-
-    def on_blur(self) -> None:
-        self._redraw()
-
     def poll(self) -> None:
         """Take in what was appended; a large file is taken in pieces, so that keys are answered."""
         if self._file is None:
-            self._redraw()
+            self.redraw()
             return
-        if self._file.update():
-            self._redraw()
-        if self._file.is_behind:
-            self.call_later(self.poll)
+        is_new = self._file.update()
+        is_filtered = self._filter is not None and self._filter.update()
+        # A long file is drawn when it is known to its end; until then only so that something is there.
+        if (is_new or is_filtered) and (not self._file.is_behind or not self._rows):
+            self.redraw()
+        if self._file.is_behind or is_filtered:
+            self.set_timer(PIECE_S, self.poll)
 
     def set_search(self, text: str) -> str:
         """Search for the regular expression `text`; returns what is wrong with it, or nothing."""
@@ -117,57 +132,90 @@ class LogView(Canvas, can_focus=True):
     def action_end_search(self) -> None:
         self._pattern = self._shown_pattern = None
         self.match_line = None
-        self._redraw()
+        self.redraw()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return self._pattern is not None if action in ("find", "end_search") else True
 
     def action_find(self, direction: int) -> None:
-        if self._pattern is not None and self._file is not None:
-            self.run_worker(self._find(self._file, self._pattern, direction), exclusive=True, group="search")
-
-    async def _find(self, file: LogFile, pattern: re.Pattern[bytes], direction: int) -> None:
-        if self.match_line is None:
-            start = self._top + self._page - 1 if direction < 0 else self._top
-        else:
+        if self._pattern is None or self._file is None:
+            return
+        if self.match_line is not None:
             start = self.match_line + direction
+        else:
+            rows = range(self._top, min(self._row_count, self._top + self._page))
+            start = self._number_at(rows[-1] if direction < 0 else rows[0]) if rows else 0
+        self._search(self._file, self._pattern, start, direction)
+
+    def action_first_error(self) -> None:
+        if self._file is not None:
+            self._search(self._file, PATTERNS[Level.ERRORS], 0, 1)
+
+    def _search(self, file: LogFile, pattern: re.Pattern[bytes], start: int, direction: int) -> None:
+        self.run_worker(self._find(file, pattern, start, direction), exclusive=True, group="search")
+
+    async def _find(self, file: LogFile, pattern: re.Pattern[bytes], start: int, direction: int) -> None:
         for line in file.search(pattern, start, backwards=direction < 0):
             if line is None:
                 await asyncio.sleep(0)
-            else:
-                self._jump_to(line)
+            elif (row := self._row_of(line)) is not None:
+                self._jump_to(line, row)
                 return
-        self.post_message(self.NotFound(pattern.pattern.decode("utf-8", "replace")))
+        is_error = pattern is PATTERNS[Level.ERRORS]
+        self.post_message(self.NotFound("an error" if is_error else repr(pattern.pattern.decode("utf-8", "replace"))))
 
-    def _jump_to(self, line: int) -> None:
+    def _jump_to(self, line: int, row: int) -> None:
         self.match_line = line
         self.is_following = False
-        if not self._top <= line < self._top + self._page:
-            self._top = max(0, line - self._page // 2)
-        self._redraw()
+        if not self._top <= row < self._top + self._page:
+            self._top = max(0, row - self._page // 2)
+        self.redraw()
         self.refresh_bindings()
 
     def action_scroll(self, lines: int) -> None:
         last_top = self._last_top
         self._top = min(last_top, max(0, self._top + lines))
         self.is_following = self._top >= last_top and lines > 0
-        self._redraw()
+        self.redraw()
 
     def action_page(self, pages: int) -> None:
         self.action_scroll(pages * max(1, self._page - 1))
 
     def action_to_start(self) -> None:
         self._left = 0
-        self.action_scroll(-self._line_count)
+        self.action_scroll(-self._row_count)
 
     def action_follow(self) -> None:
         self._left = 0
         self.is_following = True
-        self._redraw()
+        self.redraw()
 
     def action_sideways(self, direction: int) -> None:
         self._left = max(0, self._left + direction * SIDEWAYS_CELLS)
-        self._redraw()
+        self.redraw()
+
+    def action_wrap(self) -> None:
+        self.is_wrapped = not self.is_wrapped
+        self._left = 0
+        self.redraw()
+
+    def action_next_level(self) -> None:
+        levels = list(Level)
+        self.level = levels[(levels.index(self.level) + 1) % len(levels)]
+        self._start_filter()
+        self.poll()
+        self.redraw()
+
+    def action_copy(self) -> None:
+        """To the clipboard of the person's own terminal, through ssh and tmux (OSC 52)."""
+        rows = range(self._top, min(self._row_count, self._top + self._page))
+        if self._file is not None and rows:
+            self.app.copy_to_clipboard("".join(f"{self._file.line(self._number_at(row))}\n" for row in rows))
+            self.post_message(self.Copied(len(rows)))
+
+    def action_export(self) -> None:
+        if self._file is not None:
+            self.post_message(self.ExportWanted(self._file.path, self.level))
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
         event.stop()
@@ -177,57 +225,96 @@ class LogView(Canvas, can_focus=True):
         event.stop()
         self.action_scroll(3)
 
+    def _start_filter(self) -> None:
+        is_narrow = self.level is not Level.ALL and self._file is not None
+        self._filter = LineFilter(self._file, PATTERNS[self.level]) if is_narrow and self._file else None
+        self._top = 0
+        self.is_following = True
+
     @property
     def _page(self) -> int:
         return max(1, self.content_size.height - 1)
 
     @property
-    def _line_count(self) -> int:
+    def _row_count(self) -> int:
+        """Lines that can be scrolled through."""
+        if self._filter is not None:
+            return len(self._filter.numbers)
         return len(self._file) if self._file is not None else 0
+
+    def _number_at(self, row: int) -> int:
+        return self._filter.numbers[row] if self._filter is not None else row
+
+    def _row_of(self, number: int) -> int | None:
+        return self._filter.row_of(number) if self._filter is not None else number
 
     @property
     def _last_top(self) -> int:
-        return max(0, self._line_count - self._page)
+        return max(0, self._row_count - (1 if self.is_wrapped else self._page))
 
-    def _redraw(self) -> None:
+    def redraw(self) -> None:
         width, height = self.content_size
         if not width or not height:
             return
+        body = self._body(width, height - 1)
+        rows: list[Row] = [self._heading(width), *body]
+        if not body and height > 2:
+            empty = f"no {self.level.value} here" if self._filter is not None else "nothing written yet"
+            rows += [(), ((empty.center(width), "muted"),)]
+        rows += [()] * (height - len(rows))
+        self.paint(rows[:height])
+
+    def _body(self, width: int, height: int) -> list[Row]:
+        count = self._row_count
+        if self.is_following and self.is_wrapped:
+            blocks: list[Row] = []
+            self._top = count
+            while self._top > 0 and len(blocks) < height:
+                self._top -= 1
+                blocks = self._rows_of(self._top, width) + blocks
+            return blocks[-height:]
         if self.is_following or self._top > self._last_top:
             self._top = self._last_top
-        rows: list[Row] = [self._heading(width)]
-        for number in range(self._top, min(self._line_count, self._top + height - 1)):
-            assert self._file is not None
-            rows.append(self._row(self._file.line(number), number, width))
-        if len(rows) == 1 and height > 2:
-            rows += [(), (("nothing written yet".center(width), "muted"),)]
-        rows += [()] * (height - len(rows))
-        self.paint(rows)
+        rows: list[Row] = []
+        for row in range(self._top, min(count, self._top + height)):
+            rows += self._rows_of(row, width)
+            if len(rows) >= height:
+                break
+        return rows[:height]
 
     def _heading(self, width: int) -> Row:
         right: list[Span] = []
+        if self.level is not Level.ALL:
+            right.append((f"{self.level.value}  ", "warning"))
         if self._shown_pattern is not None:
             right.append((f"/{words.shorten(self._shown_pattern.pattern, 20)}/  ", "mark"))
         if self._left:
             right.append((f"column {self._left + 1}  ", "muted"))
+        if self.is_wrapped:
+            right.append(("wrapped  ", "muted"))
         if self.is_following:
             right.append(("following", "muted"))
-        elif self._line_count:
-            last = min(self._line_count, self._top + self._page)
-            right.append((f"{self._top + 1:,}–{last:,} of {self._line_count:,}", "muted"))
+        elif self._row_count:
+            last = min(self._row_count, self._top + self._page)
+            right.append((f"{self._top + 1:,}–{last:,} of {self._row_count:,}", "muted"))
         return heading(self._title, tuple(right), width, is_focused=self.has_focus)
 
-    def _row(self, text: str, number: int, width: int) -> Row:
+    def _rows_of(self, row: int, width: int) -> list[Row]:
+        """A line as one row, or as many as it takes when lines are wrapped."""
+        assert self._file is not None
+        number = self._number_at(row)
+        text = self._file.line(number)
         style = "text"
-        counted = _COUNTERS.sub("", text)
-        if _BAD.search(counted):
+        if BAD.search(text):
             style = "bad"
-        elif _WARNING.search(counted):
+        elif WARN.search(text):
             style = "warning"
         spans = self._with_matches(text, style) if self._shown_pattern else [(text, style)]
         if number == self.match_line:
             spans = [(part, "selected" if part_style == style else part_style) for part, part_style in spans]
-        return _window(spans, self._left, width)
+        if not self.is_wrapped:
+            return [_window(spans, self._left, width)]
+        return [_window(spans, start, width, is_cut=False) for start in range(0, max(1, len(text)), width)]
 
     def _with_matches(self, text: str, style: str) -> list[Span]:
         assert self._shown_pattern is not None
@@ -240,7 +327,7 @@ class LogView(Canvas, can_focus=True):
         return [*spans, (text[position:], style)]
 
 
-def _window(spans: list[Span], left: int, width: int) -> Row:
+def _window(spans: list[Span], left: int, width: int, *, is_cut: bool = True) -> Row:
     """The cells `left`..`left + width` of a row, with an arrow where something is cut off."""
     row: list[Span] = []
     position = 0
@@ -249,7 +336,7 @@ def _window(spans: list[Span], left: int, width: int) -> Row:
         if part:
             row.append((part, style))
         position += len(text)
-    if position > left + width and row:
+    if is_cut and position > left + width and row:
         row[-1] = (row[-1][0][:-1], row[-1][1])
         row.append(("›", "muted"))
     return tuple(row)

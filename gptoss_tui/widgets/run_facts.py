@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from engine.plan.plan import Plan
 from engine.run.state import State
 from engine.settings import Settings
 from gptoss_tui import words
-from gptoss_tui.history import History
+from gptoss_tui.beside_plan import peak_tflops, share_of_plan
+from gptoss_tui.history import History, number
 from gptoss_tui.widgets.facts import Fact
 
 
-def run_facts(state: State, history: History, settings: Settings | None) -> list[Fact]:
-    """The facts about a run as it is now."""
-    return [*_training(history), *_troubles(history), *_amounts(state, history, settings), *_results(state)]
+def run_facts(
+    state: State,
+    history: History,
+    settings: Settings | None,
+    plan: Plan | None = None,
+    checkpoint: tuple[int, int] | None = None,
+    now: float = 0.0,
+) -> list[Fact]:
+    """The facts about a run as it is now; `checkpoint`: iteration and bytes of the newest one."""
+    return [
+        *_training(history, plan),
+        *_troubles(history),
+        *_results(state),
+        *_amounts(state, history, settings),
+        *_checkpoint(state, history, checkpoint, now),
+    ]
 
 
-def _training(history: History) -> list[Fact]:
+def _training(history: History, plan: Plan | None) -> list[Fact]:
     facts = []
     for metric, name, unit in (
         ("loss", "loss", ""),
@@ -24,8 +39,17 @@ def _training(history: History) -> list[Fact]:
     ):
         value = history.last(metric)
         facts.append(Fact(name, "–" if value is None else words.number(value), unit))
+    return [*facts, *_speed(history, plan)]
+
+
+def _speed(history: History, plan: Plan | None) -> list[Fact]:
     speed, pace, memory = history.last("tokens_per_s"), history.iteration_s, history.last("memory_gib")
-    facts.append(Fact("throughput", "–" if speed is None else words.count(speed), "tok/s"))
+    facts = [Fact("throughput", "–" if speed is None else words.count(speed), "tok/s")]
+    if (share := share_of_plan("tokens_per_s", speed, plan)) is not None:
+        facts.append(Fact("of the plan", f"{100 * share:.0f}", "%", style="warning" if share < 0.8 else "strong"))
+    compute, peak = history.last("tflops_per_gpu"), peak_tflops(plan)
+    if compute is not None and peak:
+        facts.append(Fact("MFU", f"{100 * compute / peak:.1f}", "%"))
     facts.append(Fact("iteration", *(("–", "") if pace is None else words.pace(pace))))
     if memory is not None:
         facts.append(Fact("memory", f"{memory:.2f}", "GiB"))
@@ -47,7 +71,16 @@ def _amounts(state: State, history: History, settings: Settings | None) -> list[
         training = settings.training
         tokens = history.iteration * training.global_batch * training.sequence_length
         facts.append(Fact("tokens", words.count(tokens)))
-    facts.append(Fact("checkpoint", "–" if state.checkpoint is None else f"{state.checkpoint:,}"))
+    return facts
+
+
+def _checkpoint(state: State, history: History, known: tuple[int, int] | None, now: float) -> list[Fact]:
+    facts = [Fact("checkpoint", "–" if state.checkpoint is None else f"{state.checkpoint:,}")]
+    written = [event.get("t") for event in history.events if event.get("kind") == "checkpoint"]
+    age = words.age(max(0.0, now - t)) if written and (t := number(written[-1])) else ""
+    is_measured = known is not None and known[0] == state.checkpoint and known[1] > 0
+    if age or is_measured:
+        facts.append(Fact(f"  {age or 'its size'}", *(_size(known[1]) if known and is_measured else ("", ""))))
     return facts
 
 
@@ -56,10 +89,13 @@ def _results(state: State) -> list[Fact]:
     facts: list[Fact] = []
     export, verify = state.results.get("export", {}), state.results.get("verify", {})
     if isinstance(size := export.get("bytes"), (int, float)):
-        facts.append(Fact("export", f"{size / 1e6:.2f}" if size < 1e9 else f"{size / 1e9:.2f}",
-                          "MB" if size < 1e9 else "GB", "good"))  # fmt: skip
+        facts.append(Fact("export", *_size(size), "good"))
     if isinstance(difference := verify.get("logits_max_difference"), (int, float)):
         facts.append(Fact("logits differ", words.number(difference), style="good"))
     if isinstance(loss := verify.get("export_loss"), (int, float)):
         facts.append(Fact("export's loss", words.number(loss), style="good"))
     return facts
+
+
+def _size(size: float) -> tuple[str, str]:
+    return (f"{size / 1e6:.2f}", "MB") if size < 1e9 else (f"{size / 1e9:.2f}", "GB")

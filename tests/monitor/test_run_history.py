@@ -5,14 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from engine.monitor import history
+from engine.errors import SettingsError
+from engine.monitor import exports, history, labels, report
 from engine.monitor.alerts import replay
-from engine.monitor.history import RunRecord
+from engine.monitor.history import Beside, RunRecord
+from engine.monitor.labels import Labels
+from engine.monitor.svg import Curve, line_chart
 from engine.settings import Settings
 from tests.monitor.simulated import SICK, healthy, with_resume
 
@@ -95,10 +100,10 @@ def test_csv_holds_every_iteration(rehearsal):
 
 
 def test_the_report_is_one_page_with_the_facts(rehearsal):
-    page = history.to_markdown(rehearsal)
+    page = report.to_markdown(rehearsal)
     assert page.startswith("# rehearsal\n")
     assert "| iterations | 60 of 60 |" in page and "| checkpoints | 3 |" in page
-    assert "6.2539 → 5.1052" in page and "| model.name | `tiny` |" in page
+    assert "6.2539 → 5.1052" in page and "| model.name | tiny |" in page
     assert len(page.splitlines()) < 80
 
 
@@ -106,16 +111,94 @@ def test_the_report_lists_alerts():
     _, make = SICK["spike"]
     records = list(make())
     alerts = [alert.to_json() for alert in replay(records)]
-    page = history.to_markdown(run_of([*records, *alerts]))
+    page = report.to_markdown(run_of([*records, *alerts]))
     assert "## Alerts" in page and "the loss jumped to" in page
 
 
 def test_an_empty_run_has_a_report_too():
-    page = history.to_markdown(replace(run_of([]), status="failed", message=""))
+    page = report.to_markdown(replace(run_of([]), status="failed", message=""))
     assert "| iterations | 0 of" in page
 
 
 def test_a_sparkline_follows_the_curve():
-    assert history.sparkline([8.0, 6.0, 4.0, 2.0, 1.0]) == "█▆▄▂▁"
-    assert history.sparkline([3.0, 3.0]) == "▁▁" and history.sparkline([]) == ""
-    assert len(history.sparkline([float(i) for i in range(1000)])) == 48
+    assert report.sparkline([8.0, 6.0, 4.0, 2.0, 1.0]) == "█▆▄▂▁"
+    assert report.sparkline([3.0, 3.0]) == "▁▁" and report.sparkline([]) == ""
+    assert len(report.sparkline([float(i) for i in range(1000)])) == 48
+
+
+def test_the_page_as_html_needs_no_other_file(rehearsal):
+    alert = {"t": 1.0, "kind": "alert", "message": "<script>alert(1)</script>", "evidence": "a & b"}
+    html = report.to_html(replace(rehearsal, records=(*rehearsal.records, alert), name="<b>night</b>"))
+    assert "&lt;script&gt;" in html and "<script>" not in html and "<b>" not in html
+    root = ElementTree.fromstring(html.partition("\n")[2].replace('<meta charset="utf-8">', ""))
+    assert [one.tag for one in root.iter() if one.tag.endswith("svg")]
+    assert "http" not in html.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_a_page_shows_plan_and_labels(rehearsal):
+    beside = (Beside(name="throughput per GPU", unit="tokens/s", planned=5000.0, measured=4500.0),)
+    page = report.to_markdown(replace(rehearsal, labels="#good first of its kind", beside=beside))
+    assert "5,000 tokens/s: 90% measured" in page and "#good first of its kind" in page
+
+
+def points_of(svg: str) -> list[list[tuple[float, float]]]:
+    """The points of each drawn line."""
+    lines = [one.get("d") for one in ElementTree.fromstring(svg).iter() if one.get("stroke-width") == "1.6"]
+    return [[tuple(map(float, point.split())) for point in line[1:].split("L")] for line in lines]
+
+
+def test_a_picture_puts_values_where_they_belong():
+    svg = line_chart("loss", [Curve("a", [(0.0, 1.0), (10.0, 3.0), (20.0, 2.0)])])
+    [[first, middle, last]] = points_of(svg)
+    assert first[0] < middle[0] < last[0] and middle[0] == pytest.approx((first[0] + last[0]) / 2)
+    assert middle[1] < last[1] < first[1]  # down is greater in SVG
+
+
+def test_a_picture_of_a_long_run_is_small_and_keeps_its_spike():
+    points = [(float(n), 50.0 if n == 54_321 else 2.0) for n in range(1_000_000)]
+    svg = line_chart("loss", [Curve("long", points)])
+    assert len(svg) < 100_000
+    band = next(one.get("d") for one in ElementTree.fromstring(svg).iter() if one.get("fill-opacity"))
+    heights = [float(point.split()[1]) for point in band[1:-1].split("L")]
+    assert max(heights) - min(heights) > 150
+
+
+def test_several_runs_share_a_picture_with_a_legend(rehearsal):
+    svg = report.picture([rehearsal, replace(rehearsal, name="other & one")], "loss", "time")
+    assert len(points_of(svg)) == 2 and "other &amp; one" in svg
+    assert "no values" in report.picture([rehearsal], "colour", "iteration")
+
+
+@pytest.mark.parametrize(("name", "package"), [("a.parquet", "pyarrow"), ("a.png", "cairosvg")])
+def test_a_format_whose_library_is_missing_is_refused_in_words(rehearsal, tmp_path, monkeypatch, name, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SettingsError, match=f"needs {package}") as caught:
+        if name.endswith("png"):
+            exports.write_picture("<svg/>", tmp_path / name)
+        else:
+            exports.write_metrics(rehearsal, tmp_path / name)
+    assert f"pip install {package}" in caught.value.hint
+
+
+def test_a_picture_of_no_known_kind_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="names no kind of picture"):
+        exports.write_picture("<svg/>", tmp_path / "a.gif")
+
+
+def test_labels_come_back_as_written(tmp_path):
+    written = Labels(is_archived=True).with_tags(["good", "b200"]).with_note("the first\nwith sinks")
+    labels.write(tmp_path, written)
+    assert labels.read(tmp_path) == written and written.tags == ("b200", "good")
+    assert written.text == "#b200 #good the first with sinks"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"tags": 3}', '{"tags": ["NO"], "note": "", "is_archived": true}', "\xff"])
+def test_damaged_labels_are_none(tmp_path, text):
+    (tmp_path / labels.FILE_NAME).write_text(text)
+    assert labels.read(tmp_path) == Labels()
+
+
+@pytest.mark.parametrize("tag", ["", "Two Words", "a" * 33, "../x", "$(x)"])
+def test_a_word_that_is_no_tag_is_refused(tag):
+    with pytest.raises(SettingsError, match="is no tag"):
+        Labels().with_tags([tag])

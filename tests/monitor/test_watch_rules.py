@@ -145,10 +145,10 @@ def test_gpus_may_be_idle_while_the_job_saves():
 
 def test_new_memory_errors_are_told_old_ones_not():
     watch, t = watch_of(50)
-    assert watch.feed_gpus(gpus(), t, ecc={3: 2}) == []
-    [alert] = watch.feed_gpus(gpus(), t + 1, ecc={3: 4})
+    assert watch.feed_gpus(gpus(ecc_uncorrected=2), t) == []
+    [alert] = watch.feed_gpus(gpus(ecc_uncorrected=4), t + 1)
     assert alert.name == "gpu.ecc GPU 3" and alert.evidence.startswith("2 new")
-    assert watch.feed_gpus(gpus(), t + 2, ecc={3: 4}) == []
+    assert watch.feed_gpus(gpus(ecc_uncorrected=4), t + 2) == []
 
 
 def test_the_disk_must_hold_the_next_checkpoint():

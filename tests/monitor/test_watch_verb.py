@@ -183,7 +183,7 @@ def test_the_report_of_a_run(make_run, capsys, tmp_path):
     assert main(["report", "night", "--output", "/proc/none/x"]) == 2
 
 
-def test_two_runs_compared(make_run, capsys):
+def test_two_runs_compared(make_run, capsys, tmp_path):
     make_run("first")
     make_run("second", **{"training.learning_rate": 2e-4})
     assert main(["compare", "first", "second", "--json", "--rows", "3"]) == 0
@@ -195,3 +195,86 @@ def test_two_runs_compared(make_run, capsys):
     assert "training.learning_rate" in capsys.readouterr().out
     assert main(["compare", "first", "--metric", "colour"]) == 2
     assert "tokens_per_s" in capsys.readouterr().err
+    picture = tmp_path / "both.svg"
+    assert main(["compare", "first", "second", "--by", "time", "--picture", str(picture)]) == 0
+    assert picture.read_text().count("stroke-width") == 2
+
+
+def test_a_page_and_a_picture_of_a_run(make_run, capsys, tmp_path):
+    make_run("night")
+    assert main(["report", "night", "--output", str(tmp_path / "a.html")]) == 0
+    assert "<svg" in (tmp_path / "a.html").read_text()
+    assert main(["report", "night", "--picture", str(tmp_path / "a.svg"), "--metric", "grad_norm"]) == 0
+    assert "Gradient norm" in (tmp_path / "a.svg").read_text()
+    assert main(["report", "night", "--picture", str(tmp_path / "a.svg"), "--metric", "colour"]) == 2
+    assert "no run has the metric 'colour'" in capsys.readouterr().err
+
+
+def test_labels_narrow_the_list_of_runs(make_run, capsys):
+    make_run("good")
+    make_run("bad")
+    assert main(["label", "good", "--add", "keep", "--note", "lr 2e-4 holds"]) == 0
+    assert main(["label", "bad", "--archive"]) == 0
+    capsys.readouterr()
+    assert main(["runs", "--json"]) == 0
+    [one] = json.loads(capsys.readouterr().out)
+    assert (one["run"], one["tags"], one["note"]) == ("good", ["keep"], "lr 2e-4 holds")
+    assert main(["runs", "--archived", "--filter", "BAD"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("bad ")
+    assert main(["runs", "--filter", "nothing like it"]) == 0
+    assert "none of the 2 runs fits" in capsys.readouterr().err
+    assert main(["label", "good", "--remove", "keep", "--no-archive", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tags"] == []
+    assert main(["label", "good", "--add", "Bad Tag"]) == 2
+
+
+def test_the_alerts_of_a_run_are_those_of_its_supervisor(make_run, capsys):
+    run = make_run("night")
+    spiked = METRICS.replace('"loss": 5.5', '"loss": 55.5')
+    assert spiked != METRICS
+    run.metrics.write_text(spiked)
+    assert main(["watch", "night", "--no-follow", "--json"]) == 0
+    assert not [r for r in lines_of(capsys) if r.get("kind") == "alert"]
+    told = {"t": 1795338409.0, "key": "loss.spike", "severity": "warning", "message": "the loss jumped",
+            "evidence": "from 5 to 55", "cause": "a batch", "next_step": "wait", "iteration": 3}  # fmt: skip
+    with run.events.open("a") as file:
+        file.write(json.dumps({"kind": "alert", **told}) + "\n" + '{"t": 1.0, "kind": "alert", "message": "odd"}\n')
+    assert main(["watch", "night", "--no-follow", "--json"]) == 0
+    captured = capsys.readouterr()
+    alerts = [r for r in map(json.loads, captured.out.splitlines()) if r.get("kind") == "alert"]
+    assert [one["message"] for one in alerts] == ["odd", "the loss jumped"]
+    assert "warning: the loss jumped (iteration 3)" in captured.err
+
+
+def test_a_failure_is_diagnosed_and_the_proposed_change_applied(make_run, capsys, monkeypatch):
+    run = make_run("night", Status.FAILED, **{"data.tokenizer": "/other"})
+    (run.attempt(1, "train") / "rank-0.log").write_text("IndexError: index out of range in self\n")
+    assert main(["diagnose", "night"]) == 0
+    assert 'change    data.tokenizer: /other -> ""\n' in capsys.readouterr().out
+    asked = []
+    monkeypatch.setattr("engine.run.start.resume", lambda run, changes: asked.append((run.name, changes)))
+    assert main(["diagnose", "night", "--apply", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["changes"] == [{"setting": "data.tokenizer", "old": "/other", "new": ""}]
+    assert asked == [("night", {"data.tokenizer": ""})]
+
+
+def test_what_the_supervisor_found_is_taken_as_it_stands(make_run, capsys):
+    run = make_run("night", Status.FAILED)
+    attempt = run.attempt(1, "train")
+    (attempt / "rank-0.log").write_text("IndexError: index out of range in self\n")
+    assert main(["diagnose", "night", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    del found["changes"], found["applied"]
+    (attempt / "diagnosis.json").write_text(json.dumps({**found, "cause": "kept", "edit": {}}))
+    assert main(["diagnose", "night"]) == 0
+    assert "kept" in capsys.readouterr().out
+    # The pattern is not curable, and there is nothing to change.
+    assert main(["diagnose", "night", "--apply"]) == 2
+    (attempt / "diagnosis.json").write_text("damaged")
+    assert main(["diagnose", "night"]) == 0
+
+
+def test_a_run_that_did_not_fail_has_no_cause(make_run, capsys):
+    make_run("night")
+    assert main(["diagnose", "night"]) == 4
+    assert "night is finished and shows no cause" in capsys.readouterr().err

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import replace
 
+import pytest
+
+from engine.hardware.gpu import Gpu
+from engine.machine import Machine
+from engine.plan.planner import make_plan
 from engine.processes import ProcessId
 from engine.run.state import Status
+from engine.settings import Settings
 from gptoss_tui import feed
+from gptoss_tui.beside_plan import levels, peak_tflops, share_of_plan
 from gptoss_tui.feed import Reader
 from tests.tui.doubles import NOW, FakeRun, a_full_run
 
@@ -117,3 +125,45 @@ def test_a_run_that_did_not_change_is_not_read_again(runs_root):
 
 def test_no_runs_directory_is_no_runs(tmp_path):
     assert feed.overviews(tmp_path / "nothing") == []
+
+
+def test_a_long_run_is_seen_in_part_before_it_is_read(runs_root, monkeypatch):
+    fake = FakeRun(runs_root, iterations=20_000)
+    fake.metrics(1, 20_000)
+    reader = Reader(fake.run)
+    monkeypatch.setattr(feed, "LONG_BYTES", 1 << 40)
+    assert reader.preview() is None
+    monkeypatch.setattr(feed, "LONG_BYTES", 1 << 20)
+    preview = reader.preview()
+    iterations = [record["iteration"] for record in preview.metrics]
+    assert iterations == sorted(iterations) and (iterations[0], iterations[-1]) == (1, 20_000)
+    assert 800 < len(iterations) < 4000
+    assert max(b - a for a, b in itertools.pairwise(iterations)) < 100
+    assert preview.state is not None
+    whole = reader.load(lambda: False)
+    assert whole.history.series["loss"].points == 20_000 and whole.history.iteration == 20_000
+    assert not reader.read()
+
+
+def test_loading_ends_when_the_screen_is_left(runs_root):
+    fake = FakeRun(runs_root, iterations=20_000)
+    fake.metrics(1, 20_000)
+    reader = Reader(fake.run)
+    answers = iter([False, True])
+    assert 0 < reader.load(lambda: next(answers)).history.iteration < 20_000
+
+
+def test_the_planned_and_the_published_value_of_a_metric():
+    gpus = Machine(gpus=tuple(Gpu(index=i, name="NVIDIA H100 80GB HBM3", memory_total_gib=79.6,
+                                  compute_capability=(9, 0), nvlinks=18) for i in range(8)))  # fmt: skip
+    chosen = {"model.name": "gpt-oss-20b", "training.goal": "sft", "training.sequence_length": 2048}
+    settings = Settings().with_values(chosen)
+    plan = make_plan(settings, gpus)
+    planned, published = levels("tokens_per_s", plan)
+    assert (planned.title, published.title) == ("plan", "published")
+    assert planned.value == plan.estimate["throughput"]["tokens_per_s"]
+    assert published.value == 8 * 4951  # the row of the same 8 GPUs, not the one with 32k tokens
+    assert [one.title for one in levels("memory_gib", plan)] == ["plan"]
+    assert levels("loss", plan) == () and levels("tokens_per_s", None) == ()
+    assert peak_tflops(plan) == pytest.approx(989, rel=0.01)
+    assert share_of_plan("tokens_per_s", planned.value / 2, plan) == 0.5

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptoss_tui import log_file
-from gptoss_tui.log_file import LogFile, readable
+from gptoss_tui.log_file import LineFilter, LogFile, readable
 
 
 def indexed(path: Path) -> LogFile:
@@ -128,3 +128,36 @@ def test_lines_cannot_do_anything_to_a_terminal(raw, shown):
 @given(st.binary(max_size=400))
 def test_no_control_character_ever_reaches_the_screen(raw):
     assert not [letter for letter in readable(raw) if ord(letter) < 32 or 127 <= ord(letter) < 160]
+
+
+def test_a_filter_keeps_up_with_a_growing_file(tmp_path):
+    path = tmp_path / "rank-0.log"
+    path.write_bytes(b"error 1\nfine\nerror 2\nerr")
+    file = LogFile(path)
+    file.update()
+    narrowed = LineFilter(file, re.compile(b"error"))
+    assert narrowed.update() and list(narrowed.numbers) == [0, 2]
+    assert not narrowed.update()
+    with path.open("ab") as more:
+        more.write(b"or 3\n")
+    file.update()
+    assert narrowed.update() and list(narrowed.numbers) == [0, 2, 3]
+    assert (narrowed.row_of(2), narrowed.row_of(1)) == (1, None)
+    path.write_bytes(b"new\nerror\n")  # cut short and written anew
+    file.update()
+    file.update()
+    narrowed.update()
+    assert list(narrowed.numbers) == [1]
+
+
+def test_a_filter_finds_every_line_of_a_large_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("gptoss_tui.log_file.CHUNK_BYTES", 1000)
+    path = tmp_path / "rank-0.log"
+    path.write_bytes(b"".join(b"line %d%s\n" % (n, b" warn" if n % 7 == 0 else b"") for n in range(2000)))
+    file = LogFile(path)
+    while file.update():
+        pass
+    narrowed = LineFilter(file, re.compile(b"warn"))
+    while narrowed.update():
+        pass
+    assert list(narrowed.numbers) == list(range(0, 2000, 7))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from textual.drivers.headless_driver import HeadlessDriver
-from textual.widgets import Input
+from textual.widgets import Input, Static
 
+from engine import settings_file
 from engine.run.directory import append_line
 from engine.run.state import Status
 from gptoss_tui.screens.confirm import ConfirmScreen
@@ -95,7 +97,7 @@ async def test_q_leaves_and_asks_nothing_of_the_run(make_monitor, services):
     assert app.return_value == 0
 
 
-@pytest.mark.parametrize(("key", "asked"), [("s", "stop night"), ("k", "kill night")])
+@pytest.mark.parametrize(("key", "asked"), [("s", "stop night"), ("K", "kill night")])
 async def test_stop_and_kill_are_confirmed_with_the_harmless_answer_first(make_monitor, services, key, asked):
     app = make_monitor()
     async with app.run_test(size=(80, 24)) as pilot:
@@ -300,3 +302,114 @@ async def test_a_run_that_is_gone_is_told(make_app, runs_root):
     app = make_app(lambda: MonitorScreen(fake.run))
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: any("cannot be read" in note.message for note in app._notifications))
+
+
+async def test_a_failed_run_is_explained_changed_and_resumed(make_monitor, fake, services):
+    fake.log("IndexError: index out of range in self\n")
+    with_settings(fake, **{"data.tokenizer": "/other"})
+    fake.put(status=Status.FAILED, message="train failed")
+    app = make_monitor()
+    async with app.run_test(size=(100, 30)) as pilot:
+        await until(pilot, lambda: app.screen.settings and "Why?" in app.screen.query_one("KeyHints").text)
+        await pilot.press("d")
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen) and app.focused)
+        told = str(app.screen.query_one("#text", Static).render())
+        assert "data.tokenizer: /other → " in told and "Next: " in told
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, MonitorScreen))
+        assert services.asked == []
+        await pilot.press("d")
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen) and app.focused)
+        await pilot.press("right", "enter")
+        await until(pilot, lambda: services.asked == ["resume night data.tokenizer="])
+
+
+async def test_an_unknown_failure_is_said_to_be_one(make_monitor, fake):
+    fake.put(status=Status.FAILED, message="train failed")
+    app = make_monitor()
+    async with app.run_test(size=(100, 30), notifications=True) as pilot:
+        await until(pilot, lambda: app.screen.state)
+        await pilot.press("d")
+        await until(pilot, lambda: any("known as a cause" in note.message for note in app._notifications))
+
+
+async def test_a_fresh_alert_is_shown_and_an_old_one_only_listed(make_monitor, fake):
+    facts = {"severity": "warning", "evidence": "5 to 9", "next_step": "wait"}
+    append_line(fake.run.events, {"t": NOW - 4000, "kind": "alert", "message": "the old one", **facts})
+    app = make_monitor()
+    async with app.run_test(size=(160, 45), notifications=True) as pilot:
+        await drawn(pilot, app)
+        await until(pilot, lambda: "the old one" in app.screen.query_one("#events").text)
+        append_line(fake.run.events, {"t": NOW, "kind": "alert", "message": "the loss jumped", **facts})
+        await until(pilot, lambda: app._notifications)
+        [note] = app._notifications
+        assert (note.title, note.severity) == ("the loss jumped", "warning")
+        assert note.message == "5 to 9\nnext: wait"
+
+
+async def test_plan_and_measurement_stand_beside_each_other(make_monitor, fake):
+    with_plan(fake, {"tokens_per_s": 25_000.0, "iteration_s": 0.2, "tflops_per_gpu": 400.0, "mfu": 0.4})
+    append_line(fake.run.metrics, {"iteration": 121, "tokens_per_s": 20_000.0, "tflops_per_gpu": 350.0})
+    app = make_monitor()
+    async with app.run_test(size=(160, 45)) as pilot:
+        await until(pilot, lambda: "of the plan" in app.screen.query_one("#facts").text)
+        facts = app.screen.query_one("#facts").text
+        assert facts.split("of the plan")[1].split()[:2] == ["80", "%"] and facts.split("MFU")[1].split()[:2] == [
+            "35.0",
+            "%",
+        ]
+        chart = app.screen.query_one("#second-chart").text
+        assert "plan 25.0k" in chart and "╌ plan ╌" in chart
+
+
+async def test_zoom_shows_a_part_and_follows_its_end(make_monitor, fake):
+    app = make_monitor()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await drawn(pilot, app)
+        chart = app.screen.query_one("#chart", Chart)
+        chart.focus()
+        await pilot.press("plus", "plus")
+        assert "zoom 4x" in chart.text and chart._shown == (90.0, 120.0)
+        fake.metrics(121, 130)
+        await until(pilot, lambda: chart._shown == (97.5, 130.0) or chart._shown == (100.0, 130.0))
+        await pilot.press("home")
+        assert chart._shown[0] == 0.0
+        fake.metrics(131, 132)
+        await until(pilot, lambda: app.screen.history.iteration == 132)
+        assert chart._shown[0] == 0.0
+        await pilot.press("0")
+        assert "zoom" not in chart.text
+
+
+async def test_the_log_narrows_to_errors_wraps_copies_and_is_saved(make_monitor, fake, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fake.log("RuntimeError: the first\nfine\nRuntimeError: the second " + "x" * 200 + "END\n", rank=1)
+    app = make_monitor()
+    async with app.run_test(size=(100, 30), notifications=True) as pilot:
+        await until(pilot, lambda: "the second" in app.screen.query_one("#log").text)
+        log = app.screen.query_one(LogView)
+        await pilot.press("v", "v")
+        await until(pilot, lambda: log._row_count == 2)
+        assert "errors" in log.text and "number of" not in log.text and "fine" not in log.text
+        await pilot.press("w")
+        assert "END" in log.text
+        await pilot.press("y")
+        assert app.clipboard.startswith("RuntimeError: the first\nRuntimeError: the second")
+        await pilot.press("x")
+        await until(pilot, lambda: list(tmp_path.glob("night-*-rank-1-errors-*.log")))
+        [saved] = tmp_path.glob("night-*.log")
+        assert saved.read_text().count("\n") == 2
+        await pilot.press("v")
+        await until(pilot, lambda: log._row_count > 100)
+        await pilot.press("e")
+        await until(pilot, lambda: log.match_line is not None)
+        assert "the first" in log._file.line(log.match_line)
+
+
+def with_settings(fake, **values) -> None:
+    settings_file.save(settings_file.load(fake.run.settings).with_values(values), fake.run.settings)
+
+
+def with_plan(fake, throughput) -> None:
+    plan = fake.run.read_plan()
+    fake.run.plan.write_text(replace(plan, estimate={**plan.estimate, "throughput": throughput}).to_json())

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.monitor.scale import Scale, grown, labels, make_scale, nice_step
+from engine.monitor.series import Column, Series
 from gptoss_tui.glyphs import Charset
 from gptoss_tui.plot import raster
-from gptoss_tui.plot.scale import Scale, grown, labels, make_scale, nice_step
-from gptoss_tui.plot.series import Column, Series
 
 
 def filled(series: Series, width: int = 40) -> list[Column]:
@@ -42,6 +42,17 @@ def test_a_chart_is_full_right_after_a_halving():
     assert len(filled(series, width=16)) == 16
 
 
+def test_the_end_of_a_long_run_can_be_seen_value_by_value():
+    series = Series(capacity=64)
+    for n in range(100_000):
+        series.add(n, float(n % 7))
+    columns = series.columns(99_900, 99_999, 100)
+    assert [column.mean for column in columns] == [n % 7 for n in range(99_900, 100_000)]
+    series.add(99_950, 50.0)
+    columns = series.columns(99_900, 99_999, 100)
+    assert columns[50].mean == 50.0 and columns[51:] == [None] * 49
+
+
 def test_a_resumed_run_replaces_the_iterations_it_repeats():
     series = Series()
     for n in range(100):
@@ -52,7 +63,8 @@ def test_a_resumed_run_replaces_the_iterations_it_repeats():
     assert filled(series)[-1].high == 7.0
 
 
-def test_a_resume_below_the_stride_keeps_the_earlier_half_of_its_bucket():
+def test_a_resume_below_the_stride_keeps_the_earlier_half_of_its_bucket(monkeypatch):
+    monkeypatch.setattr("engine.monitor.series.RECENT", 1)
     series = Series(capacity=4)
     for n in range(8):
         series.add(n, float(n))

@@ -2,17 +2,22 @@
 
 A streaming min/max pyramid: every bucket keeps the least, the greatest and the mean of its
 iterations, and when the buckets are used up each two become one. A spike therefore never
-vanishes, and neither memory nor the cost of a picture grows with the run.
+vanishes, and neither memory nor the cost of a picture grows with the run. The newest values are
+kept as they came, for a look at the end of a long run.
 """
 
 from __future__ import annotations
 
 import math
 from array import array
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
 CAPACITY = 2048
 """Buckets kept; after a halving half of them, which is still more than the dots of a wide screen."""
+
+RECENT = 4096
+"""Newest values kept one by one, at least."""
 
 MOST_ITERATIONS = 10**12
 """A greater number is damage: nobody will ever count so far."""
@@ -40,6 +45,8 @@ class Series:
         self._high = array("d")
         self._sum = array("d")
         self._count = array("Q")
+        self._places = array("Q")
+        self._values = array("d")
         self.stride = 1
         """Iterations in one bucket."""
         self.last: float | None = None
@@ -68,7 +75,20 @@ class Series:
         bucket = iteration // self.stride
         if bucket >= len(self._count):
             self._grow(bucket + 1 - len(self._count))
-        self._put(bucket, value)
+        # In place of a function: a long run is a million calls for each of its metrics.
+        if not self._count[bucket]:
+            self._low[bucket] = self._high[bucket] = self._sum[bucket] = value
+        else:
+            if value < self._low[bucket]:
+                self._low[bucket] = value
+            elif value > self._high[bucket]:
+                self._high[bucket] = value
+            self._sum[bucket] += value
+        self._count[bucket] += 1
+        self._places.append(iteration)
+        self._values.append(value)
+        if len(self._places) > 2 * RECENT:
+            del self._places[:RECENT], self._values[:RECENT]
         self.last, self.last_iteration = value, iteration
         self.points += 1
 
@@ -78,6 +98,9 @@ class Series:
         if last <= first or width < 1:
             return columns
         scale = (width - 1) / (last - first) if width > 1 else 0.0
+        is_finer = last - first < width * self.stride
+        if is_finer and self.stride > 1 and self._places and first >= self._places[0]:
+            return self._recent_columns(first, last, scale, columns)
         start = max(0, math.floor(first) // self.stride)
         stop = min(len(self._count), math.floor(last) // self.stride + 1)
         groups: dict[int, list[int]] = {}
@@ -86,6 +109,18 @@ class Series:
                 groups.setdefault(self._column_of(bucket, first, scale, width), []).append(bucket)
         for column, buckets in groups.items():
             columns[column] = self._merged(buckets)
+        return columns
+
+    def _recent_columns(
+        self, first: float, last: float, scale: float, columns: list[Column | None]
+    ) -> list[Column | None]:
+        """The same from single values."""
+        groups: dict[int, array[float]] = {}
+        for place in range(bisect_left(self._places, first), bisect_right(self._places, last)):
+            column = min(len(columns) - 1, round((self._places[place] - first) * scale))
+            groups.setdefault(column, array("d")).append(self._values[place])
+        for column, values in groups.items():
+            columns[column] = Column(low=min(values), high=max(values), mean=sum(values) / len(values))
         return columns
 
     def _column_of(self, bucket: int, first: float, scale: float, width: int) -> int:
@@ -99,15 +134,6 @@ class Series:
             high=max(self._high[i] for i in buckets),
             mean=sum(self._sum[i] for i in buckets) / count,
         )
-
-    def _put(self, bucket: int, value: float) -> None:
-        if self._count[bucket] == 0:
-            self._low[bucket] = self._high[bucket] = self._sum[bucket] = value
-        else:
-            self._low[bucket] = min(self._low[bucket], value)
-            self._high[bucket] = max(self._high[bucket], value)
-            self._sum[bucket] += value
-        self._count[bucket] += 1
 
     def _grow(self, buckets: int) -> None:
         for store in (self._low, self._high, self._sum):
@@ -139,3 +165,5 @@ class Series:
         keep = -(-iteration // self.stride)
         for store in (self._low, self._high, self._sum, self._count):
             del store[keep:]
+        undone = bisect_left(self._places, iteration)
+        del self._places[undone:], self._values[undone:]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gptoss_tui import words
-
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _GROWTH = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 
@@ -80,6 +78,20 @@ def grown(value: float, limit: float = math.inf) -> float:
     return min(limit, next(factor * power for factor in _GROWTH if factor * power >= value))
 
 
+def count(value: float) -> str:
+    """A count with a short suffix, three digits: `950`, `12.3k`, `4.56M`, `1.20B`."""
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) < 1000:
+        return f"{value:.0f}" if float(value).is_integer() or abs(value) >= 100 else f"{value:.3g}"
+    for size, suffix in ((1e3, "k"), (1e6, "M"), (1e9, "B"), (1e12, "T")):
+        if abs(value) < size * 999.5 or suffix == "T":
+            scaled = value / size
+            digits = 2 if abs(scaled) < 9.995 else 1 if abs(scaled) < 99.95 else 0
+            return f"{scaled:.{digits}f}{suffix}"
+    raise AssertionError(value)
+
+
 def labels(ticks: list[float]) -> list[str]:
     """The ticks as short texts, all with the same number of decimals."""
     if not ticks:
@@ -87,7 +99,7 @@ def labels(ticks: list[float]) -> list[str]:
     largest = max(abs(tick) for tick in ticks)
     step = min((b - a for a, b in zip(ticks, ticks[1:], strict=False)), default=largest or 1.0)
     if largest >= 1e4:
-        return [words.count(tick) for tick in ticks]
+        return [count(tick) for tick in ticks]
     if 0 < largest < 1e-2:
         return [f"{tick:.1e}".replace("e-0", "e-") if tick else "0" for tick in ticks]
     decimals = min(4, max(0, -math.floor(math.log10(step) + 1e-9))) if step > 0 else 2

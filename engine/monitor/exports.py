@@ -1,0 +1,56 @@
+"""Metrics and pictures of runs as files. Libraries for single formats are used where they are installed."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+from engine.errors import SettingsError
+from engine.monitor.history import RunRecord, metric_columns, to_csv
+
+
+def write(path: Path, data: str | bytes) -> None:
+    """Raises SettingsError when the file cannot be written."""
+    try:
+        if isinstance(data, bytes):
+            path.write_bytes(data)
+        else:
+            path.write_text(data, encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be written: {error.strerror}", "choose another file") from error
+
+
+def write_metrics(run: RunRecord, path: Path) -> None:
+    """One row an iteration: Parquet for that ending, else CSV. Raises SettingsError."""
+    if path.suffix.lower() != ".parquet":
+        write(path, to_csv(run))
+        return
+    pyarrow = _optional("pyarrow", path, "a .csv file needs nothing")
+    parquet = _optional("pyarrow.parquet", path, "a .csv file needs nothing")
+    names, rows = metric_columns(run)
+    try:
+        parquet.write_table(pyarrow.table({name: [row.get(name) for row in rows] for name in names}), path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise SettingsError(f"{path} cannot be written: {error}", "write a .csv file instead") from error
+
+
+def write_picture(svg: str, path: Path) -> None:
+    """An SVG as it is, or as PNG for that ending. Raises SettingsError."""
+    if path.suffix.lower() == ".png":
+        cairosvg = _optional("cairosvg", path, "a .svg file needs nothing")
+        write(path, cairosvg.svg2png(bytestring=svg.encode(), scale=2))
+    elif path.suffix.lower() == ".svg":
+        write(path, svg)
+    else:
+        raise SettingsError(f"{path} names no kind of picture", "let it end in .svg or .png")
+
+
+def _optional(module: str, path: Path, instead: str) -> ModuleType:
+    package = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError) as error:  # a system library that is missing shows as OSError
+        raise SettingsError(
+            f"{path} needs {package}, which cannot be used here: {error}", f"pip install {package}; {instead}"
+        ) from error

@@ -1,0 +1,22 @@
+"""One line of a JSON-lines file of records: what is whole and sane is read, all else passed over."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+MAX_TIME = 1e11
+"""Unix seconds; the year 5138. What lies beyond breaks every calendar and is no time."""
+
+
+def parse_record(line: bytes) -> dict[str, Any] | None:
+    """One line of a JSON-lines file, or None when it is no record: it was cut off, or is not ours."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("kind", ""), str):
+        return None
+    t = record.get("t", 0.0)
+    is_time = isinstance(t, (int, float)) and abs(t) < MAX_TIME
+    return record if is_time else None

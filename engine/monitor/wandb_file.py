@@ -1,0 +1,149 @@
+"""The history in a W&B offline file (`run-ID.wandb`), read without wandb.
+
+wandb 0.31 has no reader in Python any more. The file is a LevelDB log: a header of 7 bytes, then blocks
+of 32 KiB with pieces of records: CRC-32, length, kind (whole, first, middle, last), data. A record is one
+`Record` message (wandb/proto/wandb_internal.proto), of which only the history is looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from engine.monitor import tags
+from engine.monitor.metrics import Record
+from engine.monitor.protobuf import fields, text
+
+CHUNK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 15
+_MAGIC = b":W&B"
+_FILE_HEADER_BYTES = 7
+_PIECE = struct.Struct("<IHB")
+_WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+_HISTORY = 2
+_ITEM, _KEY, _NESTED_KEY, _JSON = 1, 1, 2, 16
+LONGEST_RECORD_BYTES = 64 << 20
+
+
+class WandbFile:
+    """One growing offline file; `read` gives what was completed since the last call."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.is_damaged = False
+        """True once the file stopped making sense; nothing more is read from it."""
+        self._offset = 0
+        self._data = b""
+        self._start = 0
+        """Place in the file of the first byte of `_data`."""
+        self._record = b""
+
+    def read(self) -> list[Record]:
+        """Records of the newly completed history; about 1 MiB at most."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                new = file.read(CHUNK_BYTES)
+        except OSError:
+            return []
+        self._offset += len(new)
+        self._data += new
+        return [found for record in self._records() if (found := _history(record)) is not None]
+
+    @property
+    def is_behind(self) -> bool:
+        """True when more can be read at once."""
+        try:
+            return not self.is_damaged and os.stat(self.path).st_size > self._offset
+        except OSError:
+            return False
+
+    def _records(self) -> Iterator[bytes]:
+        for kind, piece in self._pieces():
+            self._record = piece if kind in (_WHOLE, _FIRST) else self._record + piece
+            if len(self._record) > LONGEST_RECORD_BYTES:
+                self.is_damaged = True
+            elif kind in (_WHOLE, _LAST):
+                yield self._record
+
+    def _pieces(self) -> Iterator[tuple[int, bytes]]:
+        """Kind and data of every whole piece at hand."""
+        if self._start == 0 and len(self._data) >= _FILE_HEADER_BYTES:
+            self.is_damaged = not self._data.startswith(_MAGIC)
+            self._drop(_FILE_HEADER_BYTES)
+        while self._start and not self.is_damaged and self._skip_padding() and len(self._data) >= _PIECE.size:
+            check, size, kind = _PIECE.unpack_from(self._data)
+            end = _PIECE.size + size
+            if len(self._data) < end:
+                return
+            is_whole = end <= BLOCK_BYTES - self._start % BLOCK_BYTES
+            if not is_whole or check != zlib.crc32(self._data[_PIECE.size - 1 : end]):
+                self.is_damaged = True
+                return
+            piece = self._data[_PIECE.size : end]
+            self._drop(end)
+            yield kind, piece
+
+    def _skip_padding(self) -> bool:
+        """Step over the zeros at the end of a block that has no room for a piece; False while they are not there."""
+        left = BLOCK_BYTES - self._start % BLOCK_BYTES
+        if left < _PIECE.size:
+            if len(self._data) < left:
+                return False
+            self._drop(left)
+        return True
+
+    def _drop(self, size: int) -> None:
+        self._data = self._data[size:]
+        self._start += size
+
+
+def find_wandb_files(directory: Path) -> list[Path]:
+    """Offline files in `directory` and up to two levels below, in the order in which they were begun."""
+    patterns = ("*.wandb", "*run-*/*.wandb", "wandb/*run-*/*.wandb")
+    found = {path.resolve() for pattern in patterns for path in directory.glob(pattern)}
+    return sorted(found, key=lambda path: (path.parent.name, path.name))
+
+
+def _history(message: bytes) -> Record | None:
+    """The metrics of one step; None for a record of another kind."""
+    try:
+        for number, value in fields(memoryview(message)):
+            if number == _HISTORY and isinstance(value, memoryview):
+                return _as_record(dict(_items(value)))
+    except (ValueError, IndexError):
+        return None
+    return None
+
+
+def _items(history: memoryview) -> Iterator[tuple[str, object]]:
+    for number, item in fields(history):
+        if number != _ITEM or isinstance(item, int):
+            continue
+        name, value = "", ""
+        for field, content in fields(item):
+            if field in (_KEY, _NESTED_KEY):
+                name = f"{name}.{text(content)}" if name else text(content)
+            elif field == _JSON:
+                value = text(content)
+        try:
+            yield name, json.loads(value)
+        except ValueError:
+            continue
+
+
+def _as_record(items: dict[str, object]) -> Record | None:
+    step, t = items.get("_step"), items.get("_timestamp")
+    if not isinstance(step, int) or not isinstance(t, (int, float)):
+        return None
+    record: Record = {"t": float(t), "iteration": step}
+    for name, value in items.items():
+        if value in ("NaN", "Infinity", "-Infinity"):
+            value = float(str(value))
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            tags.put(record, name, float(value))
+    return record if len(record) > 2 else None
