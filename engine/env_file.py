@@ -17,6 +17,15 @@ from engine.paths import write_atomic
 KEYS = ("GPUS_PER_NODE", "NUM_NODES", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
 """The five keys, in the tutorial's order."""
 
+NAMES = dict(
+    zip(
+        KEYS,
+        ("machine.gpus_per_node", "machine.nodes", "launch.master_addr", "launch.master_port", "launch.node_rank"),
+        strict=True,
+    )
+)
+"""The settings that the keys are: the way of an existing file into gptoss."""
+
 MAX_BYTES = 100_000
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
@@ -109,26 +118,10 @@ def read_text(path: Path) -> str:
     return text
 
 
-def as_settings(text: str) -> dict[str, object]:
-    """What the five keys say, as settings: the way of an existing file into the wizard.
-
-    Raises SettingsError as `parse` does.
-    """
-    names = {
-        "GPUS_PER_NODE": "machine.gpus_per_node",
-        "NUM_NODES": "machine.nodes",
-        "MASTER_ADDR": "launch.master_addr",
-        "MASTER_PORT": "launch.master_port",
-        "NODE_RANK": "launch.node_rank",
-    }
-    values = parse(text)
-    return {names[key]: values[key] if key == "MASTER_ADDR" else int(values[key]) for key in KEYS if key in values}
-
-
 def write(path: Path, values: Mapping[str, str | int]) -> None:
     """Write `values` atomically, keeping what else an existing file holds.
 
     Raises SettingsError for a value bash would not read as it is, OSError.
     """
     old = read_text(path) if path.exists() else ""
-    write_atomic(path, render(values, old))
+    write_atomic(path, render(values, old), mode=0o600)  # a cluster's own keys may be among them

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 type Value = bool | int | float | str
 
+_LONGEST_NAME = 200
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 _TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -151,8 +152,22 @@ def check(option: Option, value: object) -> Value | Problem:
     return value
 
 
+def text_of(value: Value) -> str:
+    """A value as a person would type it: `yes`, `100`, `1e-5`."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        # repr writes 1e-05; %g keeps the digits that matter of everything people type.
+        text = repr(value)
+        mantissa, e, exponent = text.partition("e")
+        return f"{mantissa}e{int(exponent)}" if e else text.removesuffix(".0")
+    return str(value)
+
+
 def suggest(word: str, known: list[str]) -> str:
     """`did you mean X?`, or an empty string when nothing is near."""
+    if len(word) > _LONGEST_NAME:
+        return ""  # comparing a pasted file would take seconds
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"did you mean {near[0]}?" if near else ""
 

@@ -1,4 +1,4 @@
-"""The verbs that print facts: presets, settings, doctor, completion."""
+"""The verbs that print facts: settings, doctor, completion."""
 
 from __future__ import annotations
 
@@ -7,27 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from engine import presets as preset_files
 from engine.cli import output
 from engine.errors import ExitCode, SettingsError
 from engine.options import Option
-from engine.settings import OPTIONS, Settings, find_option, to_tables
-from engine.settings_file import dumps
-
-
-def presets(arguments: argparse.Namespace) -> int:
-    """List the presets, or show one as a settings file."""
-    if arguments.action == "show":
-        return _show_preset(arguments)
-    found = preset_files.all_presets()
-    if arguments.json:
-        output.print_json([
-            {"name": p.name, "title": p.title, "summary": p.summary, "path": str(p.path), "is_user": p.is_user}
-            for p in found
-        ])  # fmt: skip
-    else:
-        print(output.table([(p.name, p.title) for p in found], ("PRESET", "WHAT IT IS")))
-    return ExitCode.DONE
+from engine.settings import OPTIONS, find_option
 
 
 def settings(arguments: argparse.Namespace) -> int:
@@ -99,19 +82,6 @@ def settings_page() -> str:
         lines += [f"Default {default}; takes {option.range_text}{unit}."]
         lines += [f"In Megatron or Megatron-Bridge: `{option.native}`."] if option.native else []
     return "\n".join(lines) + "\n"
-
-
-def _show_preset(arguments: argparse.Namespace) -> int:
-    if not arguments.name:
-        raise SettingsError("which preset?", "for example: gptoss presets show rehearsal")
-    found = preset_files.find(arguments.name)
-    if arguments.json:
-        changed = to_tables(found.settings, since=Settings())
-        output.print_json({"name": found.name, "title": found.title, "summary": found.summary,
-                           "settings": to_tables(found.settings), "changed": changed})  # fmt: skip
-    else:
-        print(f"# {found.title}\n# {found.summary}\n{dumps(found.settings)}", end="")
-    return ExitCode.DONE
 
 
 def _explain(arguments: argparse.Namespace) -> int:

@@ -35,6 +35,8 @@ def build() -> argparse.ArgumentParser:
     _add_plan_verb(verbs)
     _add_run_verbs(verbs)
     _add_watching_verbs(verbs)
+    _add_serve_verb(verbs)
+    _add_preset_verbs(verbs)
     _add_fact_verbs(verbs)
     _add_data_verbs(verbs)
     _add_checkpoint_verbs(verbs)
@@ -91,8 +93,19 @@ def _add_starting_verbs(verbs: _Verbs) -> None:
     quickstart = _verb(verbs, "quickstart", "starting:quickstart", "start a run from a preset and watch it")
     quickstart.add_argument("preset", nargs="?", default="", help="a preset; without one it is chosen for the machine")
     _add_starting_options(quickstart)
-    new = _verb(verbs, "new", "starting:new", "set up a run step by step", screen="setup")
-    new.add_argument("preset", nargs="?", default="", help="the preset to start from")
+    new = _verb(verbs, "new", "new:new", "set up a run step by step", screen="setup")
+    new.add_argument("preset", nargs="?", default="", help="the preset or settings file to start from")
+    new.add_argument("--from", nargs="+", default=[], dest="sources", metavar="FILE",
+                     help="take over distributed_config.env files and launch scripts first")  # fmt: skip
+    new.add_argument("--plain", action="store_true", help="ask line by line: for slow lines and screen readers")
+    new.add_argument("--launch", action="store_true", help="start it (where nothing is asked)")
+    _add_keeping_options(new)
+    _add_starting_options(new)
+    taken = _verb(verbs, "import", "new:import_files", "read env files and launch scripts: what becomes of them here")
+    taken.add_argument("files", nargs="+", metavar="FILE",
+                       help="distributed_config.env, 02_train.sh, or a script that starts pretrain_gpt.py")  # fmt: skip
+    taken.add_argument("--json", action="store_true", help=_JSON)
+    _add_keeping_options(taken)
     run = _verb(verbs, "run", "starting:run", "start a run from a preset or settings file, or resume one")
     run.add_argument("preset", nargs="?", default="", help="a preset or a settings file (gptoss.toml)")
     run.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped, failed or lost")
@@ -115,9 +128,17 @@ def _add_script_verb(verbs: _Verbs) -> None:
     scripts.add_argument("--json", action="store_true", help=_JSON)
 
 
+def _add_keeping_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--output", default="", metavar="FILE", help="write the settings to FILE")
+    verb.add_argument("--save-preset", default="", metavar="NAME", help="keep them as a preset of yours")
+    verb.add_argument("--overwrite", action="store_true", help="replace what is there of that name")
+
+
 def _add_starting_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments",
                       help="change one setting, for example training.iterations=200; may be repeated")  # fmt: skip
+    verb.add_argument("--length", default="", metavar="N-UNIT",
+                      help="how long to train: 2B-tokens, 500k-samples, 3-epochs, 10h, 1000")  # fmt: skip
     verb.add_argument("--name", default="", help="name of the run; otherwise MODEL-DATE-TIME")
     verb.add_argument("--headless", action="store_true", help="print progress lines instead of a screen")
     verb.add_argument("--detach", action="store_true", help="start it and return at once")
@@ -129,7 +150,24 @@ def _add_starting_options(verb: argparse.ArgumentParser) -> None:
 
 def _add_run_verbs(verbs: _Verbs) -> None:
     runs = _verb(verbs, "runs", "runs:list_runs", "list the runs")
+    runs.add_argument("--repair", action="store_true",
+                      help="mend records of runs that lost their supervisor, and end what is left of them")  # fmt: skip
+    runs.add_argument("--filter", default="", metavar="TEXT",
+                      help="only runs whose name, status, step, tags or note hold TEXT")  # fmt: skip
+    runs.add_argument("--archived", action="store_true", help="also those that were put away")
     runs.add_argument("--json", action="store_true", help=_JSON)
+    label = _verb(verbs, "label", "history:label", "write tags and a note on a run, or put it away")
+    label.add_argument("run", help="name or directory of a run")
+    label.add_argument("--add", action="append", default=[], metavar="TAG", help="a tag to add; may be repeated")
+    label.add_argument("--remove", action="append", default=[], metavar="TAG", help="a tag to take off")
+    label.add_argument("--note", default=None, metavar="TEXT", help="a note in place of the old one")
+    label.add_argument("--archive", action=argparse.BooleanOptionalAction, default=None,
+                       help="leave it out of lists, or not any more")  # fmt: skip
+    label.add_argument("--json", action="store_true", help=_JSON)
+    diagnose = _verb(verbs, "diagnose", "diagnose:diagnose", "say why a run failed and what to change")
+    diagnose.add_argument("run", nargs="?", default="last", help=_RUN)
+    diagnose.add_argument("--apply", action="store_true", help="change the settings as proposed, and resume")
+    diagnose.add_argument("--json", action="store_true", help=_JSON)
     attach = _verb(verbs, "attach", "runs:attach", "watch a run, live or over", screen="monitor")
     attach.add_argument("run", nargs="?", default="last", help=_RUN)
     attach.add_argument("--headless", action="store_true", help="print progress lines instead of a screen")
@@ -148,6 +186,18 @@ def _add_run_verbs(verbs: _Verbs) -> None:
     logs.add_argument("--follow", "-f", action="store_true", help="go on printing as the log grows")
 
 
+def _add_serve_verb(verbs: _Verbs) -> None:
+    serve = _verb(verbs, "serve", "", "show the screens in a browser on this machine", screen="serve")
+    serve.add_argument("run", nargs="?", default="", help="a run to watch; all of them when left out")
+    serve.add_argument("--port", type=int, default=8021, metavar="N", help="port (default 8021; 0: a free one)")
+    serve.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default 127.0.0.1)"
+    )
+    serve.add_argument("--allow-remote", action="store_true", help="let --host be an address that others reach")
+    serve.add_argument("--public-url", default="", metavar="URL", help="what browsers call it, behind a proxy")
+    serve.add_argument("--allow-actions", action="store_true", help="let the browser start, stop and change runs")
+
+
 def _add_watching_verbs(verbs: _Verbs) -> None:
     watch = _verb(verbs, "watch", "watch:watch", "follow any Megatron job: its log, logs, TensorBoard files or a run")
     watch.add_argument("places", nargs="+", metavar="PLACE",
@@ -158,23 +208,50 @@ def _add_watching_verbs(verbs: _Verbs) -> None:
     watch.add_argument("--json", action="store_true", help="metrics and alerts as JSON lines on stdout")
     report = _verb(verbs, "report", "history:report", "print what a run came to, as one page of Markdown")
     report.add_argument("run", nargs="?", default="last", help=_RUN)
-    report.add_argument("--csv", default="", metavar="FILE", help="write every iteration's metrics to FILE too")
-    report.add_argument("--output", default="", metavar="FILE", help="write the page to FILE")
+    report.add_argument("--metrics", "--csv", default="", metavar="FILE",
+                        help="write every iteration's metrics to FILE: .csv, or .parquet with pyarrow")  # fmt: skip
+    report.add_argument("--picture", default="", metavar="FILE",
+                        help="write a chart to FILE: .svg, or .png where cairosvg is installed")  # fmt: skip
+    report.add_argument("--metric", default="loss", help="which metric the chart shows (default loss)")
+    report.add_argument("--output", default="", metavar="FILE",
+                        help="write the page to FILE; one that ends in .html has pictures")  # fmt: skip
     report.add_argument("--json", action="store_true", help=_JSON)
     compare = _verb(verbs, "compare", "history:compare", "show runs side by side: one metric, and settings that differ")
     compare.add_argument("runs", nargs="+", metavar="RUN", help="names or directories of runs")
     compare.add_argument("--by", choices=("iteration", "tokens", "time"), default="iteration",
                          help="align by iteration (default), tokens or seconds at work")  # fmt: skip
     compare.add_argument("--metric", default="loss", help="which metric (default loss)")
+    compare.add_argument("--picture", default="", metavar="FILE", help="write the runs' curves to FILE: .svg or .png")
     compare.add_argument("--rows", type=int, default=20, help="how many places to compare at (default 20)")
     compare.add_argument("--json", action="store_true", help=_JSON)
 
 
-def _add_fact_verbs(verbs: _Verbs) -> None:
-    presets = _verb(verbs, "presets", "facts:presets", "list the presets, or show one")
-    presets.add_argument("action", nargs="?", choices=("list", "show"), default="list")
-    presets.add_argument("name", nargs="?", default="", help="the preset to show")
+def _add_preset_verbs(verbs: _Verbs) -> None:
+    presets = _verb(verbs, "presets", "presets:list_presets", "list the presets; show, compare, save and share them")
     presets.add_argument("--json", action="store_true", help=_JSON)
+    actions = presets.add_subparsers(title="actions", metavar="ACTION")
+    _verb(actions, "list", "presets:list_presets", "list the presets")
+    show = _verb(actions, "show", "presets:show", "print a preset as a settings file")
+    diff = _verb(actions, "diff", "presets:diff", "show what a preset sets otherwise than another")
+    save = _verb(actions, "save", "presets:save", "keep a preset of your own")
+    save.add_argument("--from", default="", dest="source", metavar="PRESET",
+                      help="a preset or a settings file to start from (default: the defaults)")  # fmt: skip
+    save.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments",
+                      help="change one setting; may be repeated")  # fmt: skip
+    save.add_argument("--title", default="", help="what it is, in a few words")
+    save.add_argument("--summary", default="", help="what it is good for, in a sentence")
+    save.add_argument("--overwrite", action="store_true", help="replace a preset of yours of this name")
+    share = _verb(actions, "share", "presets:share", "write a preset as a file for somebody else")
+    delete = _verb(actions, "delete", "presets:delete", "remove a preset of your own")
+    for action in (show, diff, save, share, delete):
+        action.add_argument("name", help="a name" if action in (save, delete) else "a preset or a settings file")
+    diff.add_argument("other", nargs="?", default="", help="what to compare it with (default: the defaults)")
+    share.add_argument("file", metavar="FILE", help="the file to write")
+    for action in actions.choices.values():
+        action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=_JSON)
+
+
+def _add_fact_verbs(verbs: _Verbs) -> None:
     settings = _verb(verbs, "settings", "facts:settings", "list every setting, explain one, or print them as a page")
     settings.add_argument("action", nargs="?", choices=("list", "explain", "page"), default="list")
     settings.add_argument("key", nargs="?", default="", help="the setting to explain")
@@ -240,6 +317,9 @@ def _add_checkpoint_verbs(verbs: _Verbs) -> None:
     verify.add_argument("source", metavar="CKPT", help="a directory with iter_NNNNNNN in it, or one of those")
     verify.add_argument("--against", default="", metavar="HF_DIR", help="the Hugging Face checkpoint it came from")
     verify.add_argument("--no-logits", action="store_true", help="compare tensors only; needs no Megatron")
+    for verb in (export, verify):
+        verb.add_argument("--base", default="", metavar="DIR",
+                          help="LoRA: the weights below the adapters (default: those that the run noted)")  # fmt: skip
     for verb in (convert, export, verify):
         verb.add_argument("--threads", type=int, default=0, metavar="N", help="threads (default: as many as fit)")
         verb.add_argument("--python", default="", metavar="FILE", help="the Python that has torch (default: this one)")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 from engine import models, presets
 from engine.cli import output
 from engine.cli.machines import machine_of
 from engine.errors import ExitCode
+from engine.machine import Machine
+from engine.measurements import Measurement
 from engine.plan import report
 from engine.plan.cluster import named, of_machine
+from engine.plan.correction import Subject, correct
+from engine.plan.layout import Layout
 from engine.plan.report import Question
 from engine.settings import Settings, parse_assignments
 
@@ -19,8 +24,11 @@ _BAR_CELLS = 30
 
 def plan(arguments: argparse.Namespace) -> int:
     """Print the plan for a model on GPUs that are named, described in a file, or here."""
-    question = _question(arguments)
+    machine = None if arguments.gpu else machine_of(arguments)
+    question = _question(arguments, machine)
     found = report.answer(question)
+    if machine is not None and found["throughput"]:
+        found = _as_measured_here(found, question, machine.measured)
     if arguments.json:
         output.print_json(found)
     else:
@@ -28,7 +36,7 @@ def plan(arguments: argparse.Namespace) -> int:
     return ExitCode.DONE if found["verdict"] in ("SAFE", "TIGHT") else ExitCode.PREFLIGHT_REFUSED
 
 
-def _question(arguments: argparse.Namespace) -> Question:
+def _question(arguments: argparse.Namespace, machine: Machine | None) -> Question:
     """Flags over the preset's settings over the planner's own choice."""
     preset = presets.find(arguments.preset).settings if arguments.preset else None
     settings = (preset or Settings()).with_values(parse_assignments(arguments.assignments))
@@ -37,10 +45,9 @@ def _question(arguments: argparse.Namespace) -> Question:
         custom = {} if key == "model.name" else {"model.name": "custom"}
         settings = settings.with_values({key: arguments.model, **custom})
     training = settings.training
-    if arguments.gpu:
+    if machine is None:
         cluster = named(arguments.gpu, arguments.gpus_per_node or 8, arguments.nodes or 1)
     else:
-        machine = machine_of(arguments)
         cluster = of_machine(machine, arguments.gpus_per_node, arguments.nodes or machine.nodes)
     return Question(
         model=models.find(settings),
@@ -56,6 +63,15 @@ def _question(arguments: argparse.Namespace) -> Question:
         tokens=arguments.tokens,
         price=arguments.price,
     )
+
+
+def _as_measured_here(found: dict[str, Any], question: Question, known: tuple[Measurement, ...]) -> dict[str, Any]:
+    """The plan with what earlier runs measured on this machine."""
+    chosen = {name: found[name] for name in ("micro_batch", "precision", "gradient_precision")}
+    job = replace(question.job, **chosen, recompute=frozenset(found["recompute"]))
+    subject = Subject(device=found["gpu"], job=job, layout=Layout(**found["layout"]))
+    corrected, told = correct(found, subject, known)
+    return {**corrected, "reasons": [*found["reasons"], *told]}
 
 
 def describe(found: dict[str, Any]) -> str:

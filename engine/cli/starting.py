@@ -1,4 +1,4 @@
-"""The verbs that start runs: quickstart, new, run."""
+"""The verbs that start runs: quickstart and run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from engine import presets
-from engine.cli import follow, output
+from engine.cli import follow, lengths, output
 from engine.cli.machines import machine_of
 from engine.errors import EngineError, ExitCode, PreflightError, SettingsError
 from engine.findings import Finding
@@ -25,15 +25,7 @@ def quickstart(arguments: argparse.Namespace) -> int:
     name = arguments.preset or _preset_for(machine)
     if not arguments.preset:
         output.say(f"{machine.headline}: using the preset {name}")
-    return _start_and_follow(arguments, presets.find(name).settings, machine)
-
-
-def new(arguments: argparse.Namespace) -> int:
-    """Only reached without a terminal: the wizard needs answers from a person."""
-    raise SettingsError(
-        "the set-up asks questions and there is no terminal to ask them in",
-        "give the answers as a preset or file: gptoss run PRESET --set KEY=VALUE",
-    )
+    return start_and_follow(arguments, _edited(presets.find(name).settings, machine, arguments), machine)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -41,10 +33,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.resume:
         found = start.find(arguments.resume)
         start.resume(found, parse_assignments(arguments.assignments))
-        return _report(found, arguments)
+        return report_start(found, arguments)
     if not arguments.preset:
         raise SettingsError("no preset was named", "for example: gptoss run rehearsal; list them with: gptoss presets")
-    return _start_and_follow(arguments, presets.find(arguments.preset).settings, machine_of(arguments))
+    machine = machine_of(arguments)
+    settings = _edited(presets.find(arguments.preset).settings, machine, arguments)
+    return start_and_follow(arguments, settings, machine)
 
 
 def prepare_run(
@@ -74,8 +68,8 @@ def refuse(findings: tuple[Finding, ...], *, force: bool) -> None:
         raise PreflightError(f"{first.what}. {first.why}", f"{first.fix}{more}")
 
 
-def _start_and_follow(arguments: argparse.Namespace, base: Settings, machine: Machine) -> int:
-    settings = base.with_values(parse_assignments(arguments.assignments))
+def start_and_follow(arguments: argparse.Namespace, settings: Settings, machine: Machine) -> int:
+    """Plan, check, start and follow a run, as the command line says; with --dry-run only show it."""
     if arguments.dry_run:
         return _dry_run(arguments, settings, machine)
     if arguments.machine:
@@ -88,10 +82,16 @@ def _start_and_follow(arguments: argparse.Namespace, base: Settings, machine: Ma
         if finding.severity != "info":
             output.say(f"{finding.severity}: {finding.what}: {finding.fix}")
     start.launch(made)
-    return _report(made, arguments)
+    return report_start(made, arguments)
 
 
-def _report(made: RunDirectory, arguments: argparse.Namespace) -> int:
+def _edited(base: Settings, machine: Machine, arguments: argparse.Namespace) -> Settings:
+    """A preset's settings with what the command line changes."""
+    settings = base.with_values(parse_assignments(arguments.assignments))
+    return lengths.apply(settings, lambda: machine, arguments.length)
+
+
+def report_start(made: RunDirectory, arguments: argparse.Namespace) -> int:
     """Say that the run is under way; then follow it, or leave it to itself."""
     output.say(f"run {made.name} in {made.path}")
     if arguments.detach:
@@ -138,12 +138,12 @@ def _preset_for(machine: Machine) -> str:
     """The rehearsal without GPUs, else the first preset that plans and passes the checks."""
     if not machine.gpus:
         return "rehearsal"
-    # Training on from released weights is what most people want of GPUs that fit it.
-    shipped = sorted(presets.all_presets(), key=lambda preset: preset.settings.training.goal != "continue")
-    for preset in shipped:
+    for preset in presets.suited_first(presets.all_presets(), [gpu.short_name for gpu in machine.gpus]):
         wanted = preset.settings.machine
         if preset.is_user or wanted.device == "cpu" or wanted.nodes > machine.nodes:
             continue
+        if preset.settings.launch.route != "bridge":
+            continue  # the tutorial's toy is nobody's start
         try:
             plan = make_plan(preset.settings, machine)
             refuse(check(preset.settings, plan, machine), force=False)

@@ -98,6 +98,8 @@ class Command:
     """Directories that must exist before the start."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Further files beside the script, by name: what runs on the nodes."""
+    once: tuple[str, ...] = ()
+    """Lines of bash that set up what all steps of a script share."""
     before: tuple[str, ...] = ()
     """Lines of bash before the command."""
     after: tuple[str, ...] = ()
@@ -106,6 +108,8 @@ class Command:
     """Lines of bash that ask ranks to save and leave which the supervisor cannot signal itself."""
     kill: tuple[str, ...] = ()
     """Lines of bash that end what does not end with this process."""
+    stacks: tuple[str, ...] = ()
+    """Lines of bash that let ranks write their stacks which the supervisor cannot signal itself."""
     reports: bool = True
     """False when the started program is not ours and writes no reports of its ranks."""
     log: str = "launcher.log"
@@ -124,7 +128,7 @@ class Command:
     def setup(self) -> list[str]:
         """The lines that only set names and directories."""
         quote = self._quoter()
-        lines = _assignments(self.variables)
+        lines = [*_assignments(self.variables), *(["\n".join(self.once)] if self.once else [])]
         lines += [f"mkdir -p {quote(str(path))}" for path in self.makes]
         if self.env_file:
             lines += [
@@ -148,6 +152,10 @@ class Command:
     def kill_script(self, at: Path) -> str:
         """What ends everything at once; empty when there is nothing beyond this machine's processes."""
         return self._side_script(self.kill, at, "End everything of this attempt at once.")
+
+    def stacks_script(self, at: Path) -> str:
+        """What lets the ranks write where they are; empty when they can be signalled directly."""
+        return self._side_script(self.stacks, at, "Let every rank write its stacks to rank-K.stacks.")
 
     def _side_script(self, lines: tuple[str, ...], at: Path, title: str) -> str:
         if not lines:

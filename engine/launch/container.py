@@ -6,6 +6,7 @@ mean the same on both sides. Our source is mounted too: nothing is built.
 
 from __future__ import annotations
 
+import glob
 import re
 import shlex
 from dataclasses import replace
@@ -15,6 +16,7 @@ from engine.errors import SettingsError
 from engine.launch import local, reference, signals
 from engine.launch.command import Command, Quoter, StepRequest, Words
 from engine.launch_settings import LaunchSettings
+from engine.settings import HUB_PREFIX
 
 IMAGES = {
     "bridge": "nvcr.io/nvidia/nemo:26.08",
@@ -54,7 +56,7 @@ def command(request: StepRequest) -> Command:
         env={},
         variables={"CONTAINER_RUNTIME": request.runtime, "IMAGE": image, **inner.variables},
         makes=(request.attempt, *request.caches),
-        stop=stop(request), kill=kill(request),
+        stop=stop(request), kill=kill(request), stacks=stacks(request) if inner.reports else (),
     )  # fmt: skip
 
 
@@ -144,6 +146,13 @@ def stop(request: StepRequest) -> tuple[str, ...]:
     )
 
 
+def stacks(request: StepRequest) -> tuple[str, ...]:
+    quote = Quoter(request.run)
+    return (
+        f'"$CONTAINER_RUNTIME" exec {quote(request.name)} bash {quote(str(request.attempt / signals.NAME))} stacks',
+    )
+
+
 def kill(request: StepRequest) -> tuple[str, ...]:
     return (f'"$CONTAINER_RUNTIME" rm --force {Quoter(request.run)(request.name)}',)
 
@@ -152,14 +161,17 @@ def mounted(request: StepRequest) -> tuple[Path, ...]:
     """What the step reads and writes outside the image, without what lies within another one."""
     settings = request.settings
     wanted = [request.run, *request.caches]
-    checkout = settings.launch.megatron_lm if settings.launch.route == "megatron-lm" else ""
+    checkout = settings.launch.megatron_lm if settings.launch.route != "bridge" else ""
     for text in (settings.model.path, settings.model.checkpoint, settings.data.tokenizer, checkout):
         if text:
             wanted.append(Path(text).expanduser().absolute())
-    if settings.data.path:
+    if settings.data.path and not settings.data.path.startswith(HUB_PREFIX):
         path = Path(settings.data.path).expanduser().absolute()
-        # A prefix is no file itself: its directory is.
-        wanted.append(path.parent if settings.data.source == "prefix" else path)
+        # A prefix or a pattern is no file itself: its directory is.
+        path = path.parent if settings.data.source == "prefix" else path
+        while glob.has_magic(str(path)):
+            path = path.parent
+        wanted.append(path)
     return tuple(path for path in dict.fromkeys(wanted) if not any(other in path.parents for other in wanted))
 
 
@@ -187,14 +199,19 @@ def extra_options(launch: LaunchSettings) -> Words:
 
 
 def extra_mounts(launch: LaunchSettings) -> Words:
-    """The mounts of `launch.mounts`. Raises SettingsError for one that is not SOURCE:TARGET[:ro]."""
-    words: list[str] = []
+    """The mounts of `launch.mounts` as options. Raises SettingsError for one that is not SOURCE:TARGET[:ro]."""
+    return tuple(word for source, target, read_only in parse_mounts(launch)
+                 for word in bind(source, target, read_only=read_only))  # fmt: skip
+
+
+def parse_mounts(launch: LaunchSettings) -> list[tuple[Path, str, bool]]:
+    """Source, target and whether it is only read, of each of `launch.mounts`. Raises SettingsError."""
+    found = []
     for text in filter(None, (part.strip() for part in launch.mounts.split(","))):
         parts = text.split(":")
         if len(parts) not in (2, 3) or not parts[1].startswith("/") or parts[2:] not in ([], ["ro"], ["rw"]):
             raise SettingsError(
                 f"launch.mounts: {text!r} is not SOURCE:TARGET or SOURCE:TARGET:ro", "for example /data:/data:ro"
             )
-        source = Path(parts[0]).expanduser().absolute()
-        words += bind(source, parts[1], read_only=parts[2:] == ["ro"])
-    return tuple(words)
+        found.append((Path(parts[0]).expanduser().absolute(), parts[1], parts[2:] == ["ro"]))
+    return found

@@ -105,7 +105,7 @@ def flags(request: StepRequest) -> Words:
     """pretrain_gpt.py's options for the real gpt-oss."""
     model = models.find(request.settings)
     return (
-        *_architecture(model), *_experts(model), *_parallel(request), *_training(request), *_data(request, model),
+        *architecture(model), *_parallel(request), *_training(request), *_data(request, model),
         *_checkpoints(request),
     )  # fmt: skip
 
@@ -114,7 +114,12 @@ def _words(text: str) -> Words:
     return tuple(text.split())
 
 
-def _architecture(model: Model) -> Words:
+def architecture(model: Model) -> Words:
+    """The options that say which model is trained; none of them may be left out or be another."""
+    return (*_attention(model), *_experts(model))
+
+
+def _attention(model: Model) -> Words:
     return _words(
         f"""
         --use-mcore-models --transformer-impl transformer_engine

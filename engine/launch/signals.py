@@ -10,9 +10,10 @@ from __future__ import annotations
 NAME = "signal.sh"
 
 SCRIPT = r"""#!/usr/bin/env bash
-# Usage: signal.sh stop|kill
+# Usage: signal.sh stop|kill|stacks
 # stop: ask the ranks of this attempt on this node to save a checkpoint and to leave.
 # kill: end every process of this attempt on this node.
+# stacks: let the ranks of this attempt on this node write where they are to rank-K.stacks.
 set -uo pipefail
 attempt="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
 
@@ -36,7 +37,8 @@ case "${1:-}" in
     if [ "${#ranks[@]}" -gt 0 ]; then targets=("${ranks[@]}"); else targets=("${roots[@]}"); fi
     signal=TERM ;;
   kill) targets=("${all[@]}") signal=KILL ;;
-  *) echo "usage: signal.sh stop|kill" >&2; exit 2 ;;
+  stacks) targets=("${ranks[@]}") signal=USR1 ;;
+  *) echo "usage: signal.sh stop|kill|stacks" >&2; exit 2 ;;
 esac
 if [ "${#targets[@]}" -eq 0 ]; then
   echo "no process of $attempt runs on $(hostname 2>/dev/null || echo this node)" >&2

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.errors import SettingsError
-from engine.launch import container, local
+from engine.launch import images, local
 from engine.launch.command import BASH, Command, Quoter, StepRequest
 
 JOB_SCRIPT, NODE_SCRIPT, JOB_ID, JOB_ENV = "job.sbatch", "node.sh", "slurm.job", "job.env"
@@ -40,6 +40,7 @@ def command(request: StepRequest) -> Command:
             'scancel --batch --signal=TERM "$job"',
         ),
         kill=(f"scancel {job}",),
+        stacks=(f"job={job}", 'scancel --batch --signal=USR2 "$job"') if local.on_node(request).reports else (),
         reports=local.on_node(request).reports,
         log="slurm-*.log",
         ranks=request.ranks,
@@ -105,12 +106,14 @@ asked=""
 attempt=""
 nodes=1
 # Runs beside the step on every node and signals the ranks there.
+signal_ranks() { srun --overlap --nodes="$nodes" --ntasks-per-node=1 bash "$attempt"/signal.sh "$1" || true; }
 ask() {
   asked="$1"
-  srun --overlap --nodes="$nodes" --ntasks-per-node=1 bash "$attempt"/signal.sh stop || true
+  signal_ranks stop
 }
 trap 'ask limit' USR1 # Slurm, before the time limit
 trap 'ask stop' TERM # gptoss stop, scancel --batch --signal=TERM
+trap 'signal_ranks stacks' USR2 # the supervisor, when the step hangs
 
 step() { # ATTEMPT RANKS_PER_NODE NODES COMMAND...
   attempt="$1"
@@ -188,34 +191,17 @@ def _step_options(request: StepRequest) -> list[str]:
     options = ["--kill-on-bad-exit=1"]
     if not request.runtime:
         return options
-    paths = container.mounted(request)
-    for path in paths:
-        container.bind(path, path)
-    quote = Quoter(request.run)
+    quote = Quoter(request.run, ["IMAGE"])
     if request.runtime == "pyxis":
-        mounts = ",".join(f"{path}:{path}" for path in paths)
-        options += ['--container-image="$IMAGE"', f"--container-mounts={quote(mounts)}"]
+        options += ['--container-image="$IMAGE"', f"--container-mounts={quote(','.join(images.mounts(request)))}"]
         return [*options, "--no-container-mount-home", '--container-workdir="$RUN_DIR"']
-    flag = ["--nv"] if request.device == "gpu" else []
-    binds = ",".join(map(str, paths))
-    return [*options, " ".join(["apptainer exec", *flag, f"--bind {quote(binds)}", '--pwd "$RUN_DIR" "$IMAGE"'])]
+    return [*options, " ".join(map(quote, (*images.apptainer_words(request), "$IMAGE")))]
 
 
 def _assigned_image(request: StepRequest) -> list[str]:
     if not request.runtime:
         return []
-    launch = request.settings.launch
-    if launch.image.endswith((".sqsh", ".sif")):
-        image = str(Path(launch.image).expanduser())
-        container.bind(Path(image), image)
-    else:
-        image = container.image_for(launch)
-        registry, slash, name = image.partition("/")
-        # enroot writes the registry before a '#', apptainer wants to be told that it is docker's format.
-        is_registry = slash and "." in registry
-        pyxis_name = f"{registry}#{name}" if is_registry else image
-        image = pyxis_name if request.runtime == "pyxis" else f"docker://{image}"
-    return [f"IMAGE={shlex.quote(image)}"]
+    return [f"IMAGE={shlex.quote(images.source(request.settings.launch, request.runtime))}"]
 
 
 def _plain(key: str, value: str) -> str:

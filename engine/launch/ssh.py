@@ -46,6 +46,7 @@ def command(request: StepRequest) -> Command:
         files=files,
         stop=tuple(_on_every(hosts, f"{at}/{signals.NAME}", "stop")),
         kill=tuple(_on_every(hosts, f"{at}/{signals.NAME}", "kill")),
+        stacks=tuple(_on_every(hosts, f"{at}/{signals.NAME}", "stacks")) if local.on_node(request).reports else (),
         reports=local.on_node(request).reports,
         log=f"node-{len(hosts) - 1}.log",  # the last rank prints them (print_rank_last)
         ranks=request.ranks,

@@ -61,7 +61,7 @@ def test_version_and_help(gptoss):
         (["logs"], 4, "there is no run in", "gptoss quickstart"),
         (["settings", "explain", "training.lr"], 2, "there is no setting", ""),
         (["presets", "show", "nothing"], 4, "there is no preset", "there are:"),
-        (["new"], 2, "no terminal", "gptoss run PRESET"),
+        (["new"], 2, "nobody to ask", "gptoss new --plain"),
     ],
 )
 def test_an_error_names_the_next_step_and_has_its_exit_code(gptoss, arguments, code, message, hint):

@@ -297,8 +297,13 @@ def live_readings(fake: FakeNvml, changes: Mapping[str, object]) -> list[list[di
 
 def test_live_readings_follow_the_driver(library: Path, tmp_path: Path) -> None:
     fake = FakeNvml(library, tmp_path / "state", "2xl40s")
-    changes = {"gpu0.utilisation": 93, "gpu0.memory_used_mib": 2048, "gpu1.error.all": 15}
+    changes = {"gpu0.utilisation": 93, "gpu0.memory_used_mib": 2048, "gpu1.error.all": 15,
+               "gpu0.ecc_uncorrected": 3, "gpu0.processes": "4242:1024",
+               "process.4242": "/usr/bin/python3"}  # fmt: skip
     before, after = live_readings(fake, changes)
+    assert (before[0]["ecc_uncorrected"], after[0]["ecc_uncorrected"]) == (0, 3)
+    [process] = after[0]["processes"]
+    assert (process["pid"], process["name"], process["memory_gib"]) == (4242, "python3", 1.0)
     assert [one["utilisation_percent"] for one in before] == [0, 0]
     assert (after[0]["utilisation_percent"], after[0]["memory_used_gib"]) == (93, 2.0)
     assert after[1]["error"] == "GPU is lost"

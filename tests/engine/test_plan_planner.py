@@ -11,7 +11,7 @@ import pytest
 from engine import presets
 from engine.errors import PlanError
 from engine.machine import Gpu, Machine
-from engine.models import GPT_OSS_20B, GPT_OSS_120B
+from engine.models import GPT_OSS_20B, GPT_OSS_120B, TUTORIAL_TOY
 from engine.plan import calibration, memory, search
 from engine.plan.cluster import Cluster, named, of_machine
 from engine.plan.job import Job
@@ -63,7 +63,7 @@ def test_a_gpu_plan_uses_every_gpu_and_says_why() -> None:
     assert made.gpus == tuple(range(8))
     assert str(made.layout) == "TP1 PP1 EP8 DP8"
     ranks = {step.name: step.ranks_per_node for step in made.steps}
-    assert (ranks["convert"], ranks["train"], ranks["export"]) == (1, 8, 8)
+    assert (ranks["convert"], ranks["train"], ranks["export"]) == (1, 8, 1)
     assert made.reasons
     assert made.estimate["verdict"] == memory.SAFE
     assert Plan.from_json(made.to_json()).estimate == made.estimate
@@ -180,9 +180,19 @@ def test_impossible_clusters_are_refused(gpus: int) -> None:
 SHIPPED = [preset for preset in presets.all_presets() if not preset.is_user and preset.settings.machine.device != "cpu"]
 
 
+def test_the_tutorial_s_plan_is_about_its_toy() -> None:
+    made = make_plan(presets.find("tutorial").settings, machine(gpus=4))
+    assert made.estimate["model"] == "the tutorial's toy"
+    assert made.estimate["alternatives"] == []
+    assert names(made) == ["prepare", "train"]
+    # A published reading of 02_train.sh comes to 289 million parameters.
+    assert TUTORIAL_TOY.parameters == pytest.approx(289e6, rel=0.005)
+
+
 @pytest.mark.parametrize("preset", SHIPPED, ids=lambda preset: preset.name)
 def test_every_preset_fits_its_own_machine_safely(preset: presets.Preset) -> None:
-    count, family = re.search(r"(\d+)x(\w+)$", preset.name).groups()  # type: ignore[union-attr]
+    named_machine = re.search(r"(\d+)x(\w+)$", preset.name)
+    count, family = named_machine.groups() if named_machine else ("4", "h100")  # the tutorial's has no name
     settings = preset.settings
     per_node = settings.machine.gpus_per_node
     own = machine(family.upper(), per_node)
@@ -197,6 +207,11 @@ def test_every_preset_fits_its_own_machine_safely(preset: presets.Preset) -> Non
     assert best < 1.10 * made.estimate["throughput"]["tokens_per_s_per_gpu"]
 
 
+def test_the_small_lora_also_fits_an_h200() -> None:
+    made = make_plan(presets.find("20b-lora-1xh100").settings, machine("H200", 1))
+    assert made.estimate["verdict"] == memory.SAFE
+
+
 def test_there_is_a_preset_for_every_usual_machine() -> None:
     assert {preset.name for preset in SHIPPED} == {
         "20b-continue-8xh100",
@@ -208,6 +223,8 @@ def test_there_is_a_preset_for_every_usual_machine() -> None:
         "20b-sft-8xh100",
         "20b-lora-1xh100",
         "120b-lora-8xh100",
+        "120b-sft-32xh100",
+        "tutorial",
     }
 
 

@@ -12,6 +12,7 @@ import pytest
 from engine import models, preflight, preflight_facts
 from engine.findings import Finding, Severity, warning
 from engine.hardware.host import Disk, InfinibandPort
+from engine.launch_settings import LaunchSettings
 from engine.machine import Gpu, Machine
 from engine.plan.layout import Layout
 from engine.plan.plan import Plan, PlannedStep
@@ -219,6 +220,31 @@ def test_paths_that_are_not_there(tmp_path: Path) -> None:
     )
 
 
+def test_data_that_cannot_be_used_is_seen_before_the_run(tmp_path: Path) -> None:
+    text, chats, pair = tmp_path / "a.jsonl", tmp_path / "c.jsonl", tmp_path / "pair"
+    text.write_text('{"text": "x"}\n')
+    chats.write_text('{"messages": []}\n')
+    Path(f"{pair}.idx").write_bytes(b"no index")
+    Path(f"{pair}.bin").write_bytes(b"")
+    for values, says in (
+        ({"data.source": "text", "data.path": str(text)}, None),
+        ({"data.source": "text", "data.path": str(text), "data.column": "txt"}, "no column 'txt'"),
+        ({"data.source": "text", "data.path": str(chats)}, "the goal continue learns text"),
+        ({"data.source": "chat", "data.path": str(text), "training.goal": "sft"}, "no chats"),
+        ({"data.source": "prefix", "data.path": str(pair)}, "is not a Megatron index"),
+        ({"data.source": "text", "data.path": "hf:owner/name"}, None),
+    ):
+        facts = facts_of(values, tmp_path)
+        assert facts.missing == ()
+        if says is None:
+            assert facts.data_problem is None
+        else:
+            assert facts.data_problem and says in facts.data_problem[0]
+            (finding,) = [one for one in judge(facts=replace(FACTS, data_problem=facts.data_problem))
+                          if one.key == "data.unusable"]  # fmt: skip
+            assert finding.severity is Severity.ERROR and finding.fix
+
+
 def test_weights_are_looked_for(tmp_path: Path) -> None:
     settings = SETTINGS.with_values({"model.path": str(tmp_path)})
     model = models.GPT_OSS_20B
@@ -241,6 +267,24 @@ def hub(tmp_path: Path, **environ: str) -> HubFacts:
     found = preflight_facts.read_hub(Settings(), models.GPT_OSS_20B, {"HF_HOME": str(tmp_path), **environ})
     assert found is not None
     return found
+
+
+@pytest.mark.parametrize(
+    ("address", "rank", "words"),
+    [
+        ("node09.invalid", 0, "cannot be looked up"),
+        ("x" * 300, 0, "cannot be looked up"),
+        ("192.0.2.1", 0, "is no address of this machine"),  # TEST-NET-1: nobody's
+        ("192.0.2.1", 1, ""),
+        ("localhost", 0, ""),
+        ("127.0.0.2", 0, ""),
+    ],
+)
+def test_an_address_where_nobody_can_meet(address: str, rank: int, words: str) -> None:
+    problem = preflight_facts.address_problem(LaunchSettings(master_addr=address, node_rank=rank))
+    assert words in problem and bool(words) is bool(problem)
+    found = judge(facts=replace(FACTS, address_problem=problem))
+    assert keys(found) == (["network.master"] if words else [])
 
 
 def test_the_hub_s_cache(tmp_path: Path) -> None:

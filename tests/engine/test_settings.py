@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,15 @@ from hypothesis import strategies as st
 from engine import settings_file
 from engine.errors import NotFoundError, SettingsError
 from engine.options import Option, Problem, check, parse
-from engine.settings import OPTIONS, Settings, find_option, merge, parse_assignments, to_tables
+from engine.settings import (
+    OPTIONS,
+    Settings,
+    find_option,
+    merge,
+    parse_assignments,
+    to_tables,
+    with_absolute_paths,
+)
 
 
 def _values(option: Option) -> st.SearchStrategy[object]:
@@ -49,6 +58,17 @@ def test_whatever_is_typed_becomes_a_legal_value_or_a_problem(key, text):
     result = parse(OPTIONS[key], text)
     if not isinstance(result, Problem):
         assert not isinstance(check(OPTIONS[key], result), Problem)
+
+
+_assignment = st.builds("{}={}".format, st.sampled_from(sorted(OPTIONS)), st.text(max_size=20))
+
+
+@given(st.lists(st.text(max_size=40) | _assignment, max_size=3))
+def test_whatever_is_assigned_is_taken_or_refused_in_words(assignments):
+    try:
+        Settings().with_values(parse_assignments(assignments))
+    except SettingsError as error:
+        assert error.message and error.hint
 
 
 def test_every_default_is_legal_and_explained():
@@ -133,3 +153,11 @@ def test_find_option_names_the_nearest():
     with pytest.raises(SettingsError) as caught:
         find_option("training.learning_rat")
     assert "training.learning_rate" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("path", "absolute"), [("texts/*.txt", "/here/texts/*.txt"), ("hf:owner/name", "hf:owner/name")]
+)
+def test_paths_become_absolute_and_a_dataset_on_the_hub_stays(path, absolute):
+    settings = Settings().with_values({"data.source": "text", "data.path": path})
+    assert with_absolute_paths(settings, Path("/here")).data.path == absolute

@@ -45,7 +45,7 @@ def hosts(root: Path) -> Iterator[Hosts]:
             pids.append(_sshd(root, sshd, name))
         made = Hosts(addresses=ADDRESSES, bin=wrapper.parent, namespaces=names)
         for address in ADDRESSES:
-            until(lambda address=address: sh(str(wrapper), address, "true").returncode == 0, 20, "for sshd")
+            until(lambda address=address: sh(str(wrapper), address, "true").returncode == 0, what="for sshd")
         yield made
     finally:
         for pid in pids:

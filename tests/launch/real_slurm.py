@@ -66,7 +66,7 @@ def cluster(root: Path) -> Iterator[Path]:
             return sh("sinfo", "-h", "-p", "debug", "-t", "idle", "-o", "%D", env=environment).stdout.strip() == "2"
 
         with suppress(AssertionError):
-            until(is_up, 30)
+            until(is_up, what="for slurmctld")
         if not is_up():
             pytest.skip("Slurm does not come up here: " + sh("sinfo", env=environment).stdout.strip())
         yield configuration

@@ -42,6 +42,15 @@ def test_the_cpu_asks_for_no_gpu():
     assert "--gpus" not in _argv(device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("path", "mounted"), [("/data/web/*/a.jsonl", ["/data/web"]), ("/data/a.jsonl", ["/data/a.jsonl"]), ("hf:a/b", [])]
+)
+def test_of_a_pattern_its_directory_is_mounted_and_of_a_dataset_on_the_hub_nothing(path, mounted):
+    argv = _argv(values={"data.source": "text", "data.path": path})
+    mounts = [argv[i + 1] for i, word in enumerate(argv) if word == "--mount"]
+    assert [mount.split(",")[1].removeprefix("source=") for mount in mounts] == ["/runs/mine", *mounted]
+
+
 def test_everything_that_the_step_reads_is_mounted_once():
     values = {
         "model.path": "/models/20b",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine import env_file
+from engine import env_file, imports
 from engine.errors import SettingsError
 
 # What a file may contain, weighted towards what has fooled other parsers.
@@ -99,9 +99,9 @@ def test_an_existing_file_becomes_settings_and_comes_back(tmp_path):
     )
     path = tmp_path / "mine.env"
     path.write_text(text)
-    assert env_file.as_settings(env_file.read_text(path)) == {
+    assert imports.read([path]).values == {
         "machine.gpus_per_node": 4, "machine.nodes": 2, "launch.master_addr": "node01", "launch.master_port": 6000,
-        "launch.node_rank": 1,
+        "launch.node_rank": 1, "launch.env_file": str(path),
     }  # fmt: skip
     assert env_file.render({"NODE_RANK": 0}, text) == text.replace("NODE_RANK=1", "NODE_RANK=0")
 

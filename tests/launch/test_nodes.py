@@ -113,10 +113,40 @@ def test_a_login_banner_is_passed_over():
          "(10.0.0.1, 28124).", "a node did not reach the rendezvous at 10.0.0.1:28124"),
         ("slurm-7.log", "RuntimeError: The server socket has failed to listen on any local network address. "
          "useIpv6: false, code: -98, name: EADDRINUSE, message: address already in use", "is taken on the first node"),
+        ("node-1.log", "[W socket.cpp:764] [c10d] The IPv6 network addresses of (node09.invalid, 29555) cannot be "
+         "retrieved (gai error: -2 - Name or service not known).\nDistNetworkError: The client socket "
+         "has timed out after 12000ms while trying to connect to (node09.invalid, 29555).",
+         "the name node09.invalid of the first node is not known on a node"),
+        ("node-1.log", "ssh: Could not resolve hostname node09: Name or service not known",
+         "the host node09 is not known here"),
+        ("launcher.log", 'docker: Error response from daemon: could not select device driver "" with capabilities: '
+         "[[gpu]].", "cannot hand GPUs on"),
+        ("launcher.log", "Error: setting up CDI devices: unresolvable CDI devices nvidia.com/gpu=all",
+         "cannot hand GPUs on"),
+        ("launcher.log", 'docker: Error response from daemon: invalid mount config for type "bind": bind source path '
+         "does not exist: /data/gone", "/data/gone does not exist and cannot be mounted"),
+        ("launcher.log", "Error: statfs /data/gone: no such file or directory", "/data/gone does not exist"),
+        ("launcher.log", "docker: Error response from daemon: manifest for nvcr.io/nvidia/nemo:99 not found: manifest "
+         "unknown", "the image nvcr.io/nvidia/nemo:99 was not found"),
+        ("launcher.log", "docker: Error response from daemon: pull access denied for my/image, repository does not "
+         "exist or may require 'docker login'", "the image my/image was not found"),
+        ("launcher.log", "Error: initializing source docker://registry.invalid/foo:1: pinging container registry "
+         'registry.invalid: Get "https://registry.invalid/v2/": dial tcp: lookup registry.invalid: no such host',
+         "the registry of the image registry.invalid/foo:1 does not answer"),
+        ("launcher.log", "Error: initializing source docker://quay.io/foo:1: reading manifest 1 in quay.io/foo: "
+         "unauthorized: access to the requested resource is not authorized", "the image quay.io/foo:1 was not found"),
+        ("launcher.log", 'Error: short-name "nemo:26" did not resolve to an alias', "the image nemo:26 was not found"),
+        ("slurm-7.log", "FATAL:   could not open image /images/nemo.sif: failed to retrieve path: lstat: no such file",
+         "the image /images/nemo.sif was not found"),
+        ("slurm-7.log", "pyxis: failed to import docker image\nslurmstepd: error", "the image was not found"),
         ("launcher.log", "something else", "no rank started (return code 1)"),
     ],
 )  # fmt: skip
-def test_nodes_that_did_not_meet_are_told_so(tmp_path, name, text, words):
+def test_ranks_that_never_started_are_told_why(tmp_path, name, text, words):
     (tmp_path / name).write_text(f"Traceback (most recent call last):\n{text}\n")
     verdict = reports.judge(tmp_path, 2, 1)
     assert words in verdict.message and verdict.hint
+    # What a person must correct is not tried again and again.
+    assert verdict.is_curable is not any(
+        word in verdict.message for word in ("was not found", "mounted", "GPUs", "here")
+    )

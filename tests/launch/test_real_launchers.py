@@ -113,7 +113,20 @@ def test_podman_a_step_finishes_and_the_files_are_the_person_s(make_run, podman_
     start.launch(run)
     state = start.wait(run, LIMIT_S)
     assert state.status is Status.FINISHED, (run.attempt(1, "train") / "launcher.log").read_text()
-    assert (run.attempt(1, "train") / "rank-0.json").stat().st_uid == os.getuid()
+    assert (run.attempt(state.attempt, "train") / "rank-0.json").stat().st_uid == os.getuid()
+
+
+@pytest.mark.podman
+def test_podman_an_image_that_is_not_there_is_named_and_not_tried_again(make_run, podman_image, monkeypatch):
+    for name, value in podman_image.environment.items():
+        monkeypatch.setenv(name, value)
+    options = f"{podman_image.settings['launch.container_options']} --pull=never"
+    missing = {"launch.image": "registry.invalid/nemo:1", "launch.container_options": options}
+    run = make_run(["finish"], **{**podman_image.settings, **missing})
+    start.launch(run)
+    state = start.wait(run, LIMIT_S)
+    assert (state.status, state.attempt) == (Status.FAILED, 1)
+    assert "the image registry.invalid/nemo:1 was not found" in state.message
 
 
 @pytest.mark.podman

@@ -13,7 +13,7 @@ import pytest
 
 from engine import machine_file, presets
 from engine.errors import RunError
-from engine.launch import container, launchers, local
+from engine.launch import container, images, launchers, local
 from engine.machine import Machine
 from engine.plan.planner import make_plan
 from engine.run import commands, exported
@@ -37,7 +37,9 @@ def _machine(settings: Settings) -> Machine:
 
 
 def _export(directory: Path, preset: str, **values: object) -> RunDirectory:
-    chosen = {"launch.python": PYTHON, "launch.runtime": "docker", **values}
+    # The tutorial's preset leaves it to the person where the checkout is.
+    checkout = "/src/Megatron-LM" if preset == "tutorial" else ""
+    chosen = {"launch.python": PYTHON, "launch.runtime": "docker", "launch.megatron_lm": checkout, **values}
     settings = presets.find(preset).settings.with_values(chosen)
     exported.export(settings, make_plan(settings, _machine(settings)), directory)
     return RunDirectory(directory)
@@ -48,15 +50,41 @@ def _scripts(directory: Path) -> list[Path]:
     return sorted(path for path in found if "source" not in path.relative_to(directory).parts)
 
 
-@pytest.mark.parametrize("preset", [preset.name for preset in presets.all_presets() if not preset.is_user])
-def test_every_script_of_every_preset_passes_shellcheck(preset, tmp_path):
+@pytest.fixture(scope="module", params=[preset.name for preset in presets.all_presets() if not preset.is_user])
+def exported_preset(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, RunDirectory]:
+    """The scripts of a shipped preset, and its name."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HF_HOME", "XDG_CACHE_HOME"):
+            patch.delenv(name, raising=False)
+        return request.param, _export(tmp_path_factory.mktemp(request.param) / "scripts", request.param)
+
+
+def _shellcheck(scripts: list[Path]) -> None:
     need("shellcheck")
-    directory = tmp_path / "it's $(my) directory"
-    _export(directory, preset)
-    found = _scripts(directory)
-    assert found
-    done = subprocess.run(["shellcheck", *map(str, found)], capture_output=True, text=True)
+    assert scripts
+    done = subprocess.run(["shellcheck", *map(str, scripts)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def _typical(run: RunDirectory) -> list[Path]:
+    """One script of each kind: nodes, and steps in a queue, differ from one another in a number."""
+    ways = ("run.sh", "docker.sh", "apptainer.sh", "enroot.sh")
+    where = run.path / "nodes" / "node-0" if (run.path / "nodes").is_dir() else run.path
+    train = [path / "node.sh" for path in (run.path / "attempts").glob("*-train")]
+    last = sorted((run.path / "nodes").glob("node-*"), key=lambda path: int(path.name[5:]))[-1:]
+    every = [*(where / way for way in ways), *(path / "run.sh" for path in last), run.path / "job.sbatch", *train]
+    return [path for path in every if path.is_file()]
+
+
+def test_every_script_of_every_preset_passes_shellcheck(exported_preset):
+    _shellcheck(_typical(exported_preset[1]))
+
+
+def test_a_path_with_everything_in_it_passes_shellcheck(tmp_path):
+    run = _export(tmp_path / "it's $(my) directory", "rehearsal")
+    _shellcheck(_scripts(run.path))
 
 
 @pytest.mark.parametrize(
@@ -89,26 +117,32 @@ def _shown(script: Path, bin_directory: Path) -> list[list[str]]:
     return [json.loads(line.removeprefix("ARGV ")) for line in done.stdout.splitlines() if line.startswith("ARGV ")]
 
 
-@pytest.mark.parametrize(("name", "launcher"), [("run.sh", local), ("docker.sh", container)])
-def test_a_moved_script_starts_exactly_what_the_launcher_would(name, launcher, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "build"),
+    [("run.sh", local.command), ("docker.sh", container.command), ("apptainer.sh", images.apptainer),
+     ("enroot.sh", images.enroot)],
+)  # fmt: skip
+def test_a_moved_script_starts_exactly_what_the_launcher_would(name, build, tmp_path):
     bin_directory = tmp_path / "bin"
     bin_directory.mkdir()
-    for program in ("docker", "python-shown"):
+    for program in ("docker", "apptainer", "enroot", "python-shown"):
         (bin_directory / program).write_text(SHOW)
         (bin_directory / program).chmod(0o755)
-    _export(tmp_path / "made here" / "mine", "rehearsal")
-    moved = RunDirectory(tmp_path / "moved there" / "mine")
-    shutil.move(tmp_path / "made here", tmp_path / "moved there")
+    # enroot cannot mount a path with a space, the others can.
+    space = "-" if name == "enroot.sh" else " "
+    _export(tmp_path / "here" / "mine", "rehearsal")
+    moved = RunDirectory(tmp_path / f"moved{space}there" / "mine")
+    shutil.move(tmp_path / "here", tmp_path / f"moved{space}there")
 
     settings = presets.find("rehearsal").settings.with_values(
         {"launch.python": "python-shown", "launch.runtime": "docker",
-         "launch.launcher": "container" if launcher is container else "local"}
+         "launch.launcher": "local" if build is local.command else "container"}
     )  # fmt: skip
     plan = moved.read_plan()
     port = int(re.search(r"MASTER_PORT=(\d+)", moved.environment.read_text())[1])
     values = commands.environment_values(settings, plan, port)
-    expected = [launcher.command(request).expanded(values) for request in commands.all_requests(moved, settings, plan)]
-    shown = _shown(moved.path / name, bin_directory)
+    expected = [build(request).expanded(values) for request in commands.all_requests(moved, settings, plan)]
+    shown = [argv for argv in _shown(moved.path / name, bin_directory) if argv[1] not in ("list", "import", "create")]
     assert [[Path(argv[0]).name, *argv[1:]] for argv in shown] == [list(argv) for argv in expected]
 
 
@@ -162,17 +196,23 @@ def _stable(text: str, run: RunDirectory) -> str:
     return text
 
 
-@pytest.mark.parametrize("preset", ["rehearsal"])
-@pytest.mark.parametrize("name", ["run.sh", "docker.sh", "job.sbatch", "attempts/03-train/node.sh"])
-def test_the_scripts_read_as_they_were_reviewed(preset, name, tmp_path):
-    """After a wanted change: GPTOSS_UPDATE_GOLDEN=1 pytest tests/launch/test_scripts.py, and read the diff."""
-    run = _export(tmp_path / "scripts", preset)
-    text = _stable((run.path / name).read_text(), run)
-    golden = GOLDEN / preset / name.replace("/", "_")
-    if os.environ.get("GPTOSS_UPDATE_GOLDEN"):
-        golden.parent.mkdir(parents=True, exist_ok=True)
-        golden.write_text(text)
-    assert text == golden.read_text()
+def test_the_scripts_read_as_they_were_reviewed(exported_preset, request):
+    """After a wanted change: pytest tests/launch/test_scripts.py --snapshot-update, and read the diff."""
+    preset, run = exported_preset
+    texts = {
+        str(path.relative_to(run.path)).replace("/", "_"): _stable(path.read_text(), run) for path in _typical(run)
+    }
+    golden = GOLDEN / preset
+    if request.config.getoption("update_snapshots"):
+        shutil.rmtree(golden, ignore_errors=True)
+        golden.mkdir(parents=True)
+        for name, text in texts.items():
+            (golden / name).write_text(text)
+    assert texts == {path.name: path.read_text() for path in golden.iterdir()}
+
+
+def test_every_golden_script_is_of_a_preset():
+    assert {path.name for path in GOLDEN.iterdir()} == {p.name for p in presets.all_presets() if not p.is_user}
 
 
 def test_the_verb_says_what_is_missing_and_what_it_wrote(tmp_path, capsys):

@@ -1,0 +1,251 @@
+#!/usr/bin/env bash
+# The steps of the run scripts, as gptoss carries them out one by one.
+# shellcheck disable=SC1091,SC2030,SC2031 # it sources files of the run; each step is a subshell
+set -euo pipefail
+RUN_DIR="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
+# Set IMAGE to another image (registry#name:tag) or to a .sqsh file, CONTAINER to the name of what it unpacks.
+# HF_TOKEN is taken from your environment.
+# To stop with a checkpoint, from another terminal: bash attempts/NN-train/signal.sh stop
+[ -n "${IMAGE:-}" ] || IMAGE='nvcr.io#nvidia/nemo:26.08'
+[ -n "${CONTAINER:-}" ] || CONTAINER=gptoss-scripts
+[ -n "${PYTHON:-}" ] || PYTHON=/opt/venv/bin/python
+if ! enroot list | grep -qxF -- "$CONTAINER"; then
+  file="$IMAGE"
+  if [[ "$file" != *.sqsh ]]; then
+    file="$RUN_DIR"/image.sqsh
+    [ -f "$file" ] || enroot import --output "$file" "docker://$IMAGE"
+  fi
+  enroot create --name "$CONTAINER" "$file"
+fi
+mkdir -p /HOME/.cache/huggingface
+set -a; source "$RUN_DIR"/distributed_config.env; set +a # GPUS_PER_NODE NUM_NODES MASTER_ADDR MASTER_PORT NODE_RANK
+cd "$RUN_DIR"
+# Name steps to carry out these alone: enroot.sh prepare convert train export verify
+wanted=("$@")
+is_wanted() { [ "${#wanted[@]}" -eq 0 ] || [[ " ${wanted[*]} " == *" $1 "* ]]; }
+
+# 1. Check or make the data, and the tiny model.
+if is_wanted prepare; then (
+  mkdir -p "$RUN_DIR"/attempts/01-prepare
+  enroot \
+    start \
+    --rw \
+    --mount "$RUN_DIR":"$RUN_DIR" \
+    --mount /HOME/.cache/huggingface:/HOME/.cache/huggingface \
+    --env GPTOSS_ATTEMPT="$RUN_DIR"/attempts/01-prepare \
+    --env PYTHONUNBUFFERED=1 \
+    --env PYTHONSAFEPATH=1 \
+    --env TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300 \
+    --env PYTHONPATH="$RUN_DIR"/source \
+    --env CUDA_DEVICE_MAX_CONNECTIONS=32 \
+    --env NCCL_NVLS_ENABLE=0 \
+    --env NVTE_BWD_LAYERNORM_SM_MARGIN=20 \
+    --env NVTE_FWD_LAYERNORM_SM_MARGIN=20 \
+    --env PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True \
+    --env TORCH_NCCL_AVOID_RECORD_STREAMS=1 \
+    --env TORCH_NCCL_HIGH_PRIORITY=1 \
+    --env CUDA_DEVICE_ORDER=PCI_BUS_ID \
+    --env CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7 \
+    --env HOME=/tmp \
+    --env USER=gptoss \
+    --env HF_HOME=/HOME/.cache/huggingface \
+    --env HF_TOKEN \
+    --env HF_HUB_OFFLINE \
+    --env HTTPS_PROXY \
+    --env HTTP_PROXY \
+    --env NO_PROXY \
+    --env NCCL_DEBUG \
+    --env GLOO_SOCKET_IFNAME \
+    --env NCCL_SOCKET_IFNAME \
+    "$CONTAINER" \
+    env \
+    --chdir="$RUN_DIR" \
+    "$PYTHON" \
+    -m engine.workers.prepare \
+    "$RUN_DIR"
+); fi
+
+# 2. Turn the Hugging Face weights into a Megatron checkpoint.
+if is_wanted convert; then (
+  mkdir -p "$RUN_DIR"/attempts/02-convert
+  enroot \
+    start \
+    --rw \
+    --mount "$RUN_DIR":"$RUN_DIR" \
+    --mount /HOME/.cache/huggingface:/HOME/.cache/huggingface \
+    --env GPTOSS_ATTEMPT="$RUN_DIR"/attempts/02-convert \
+    --env PYTHONUNBUFFERED=1 \
+    --env PYTHONSAFEPATH=1 \
+    --env TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300 \
+    --env PYTHONPATH="$RUN_DIR"/source \
+    --env CUDA_DEVICE_MAX_CONNECTIONS=32 \
+    --env NCCL_NVLS_ENABLE=0 \
+    --env NVTE_BWD_LAYERNORM_SM_MARGIN=20 \
+    --env NVTE_FWD_LAYERNORM_SM_MARGIN=20 \
+    --env PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True \
+    --env TORCH_NCCL_AVOID_RECORD_STREAMS=1 \
+    --env TORCH_NCCL_HIGH_PRIORITY=1 \
+    --env CUDA_DEVICE_ORDER=PCI_BUS_ID \
+    --env CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7 \
+    --env HOME=/tmp \
+    --env USER=gptoss \
+    --env HF_HOME=/HOME/.cache/huggingface \
+    --env HF_TOKEN \
+    --env HF_HUB_OFFLINE \
+    --env HTTPS_PROXY \
+    --env HTTP_PROXY \
+    --env NO_PROXY \
+    --env NCCL_DEBUG \
+    --env GLOO_SOCKET_IFNAME \
+    --env NCCL_SOCKET_IFNAME \
+    "$CONTAINER" \
+    env \
+    --chdir="$RUN_DIR" \
+    "$PYTHON" \
+    -m torch.distributed.run \
+    --nproc-per-node 1 \
+    --nnodes 1 \
+    --master-addr localhost \
+    --master-port "$MASTER_PORT" \
+    -m engine.workers.convert \
+    "$RUN_DIR"
+); fi
+
+# 3. Train, saving checkpoints.
+if is_wanted train; then (
+  mkdir -p "$RUN_DIR"/attempts/03-train
+  enroot \
+    start \
+    --rw \
+    --mount "$RUN_DIR":"$RUN_DIR" \
+    --mount /HOME/.cache/huggingface:/HOME/.cache/huggingface \
+    --env GPTOSS_ATTEMPT="$RUN_DIR"/attempts/03-train \
+    --env PYTHONUNBUFFERED=1 \
+    --env PYTHONSAFEPATH=1 \
+    --env TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300 \
+    --env PYTHONPATH="$RUN_DIR"/source \
+    --env CUDA_DEVICE_MAX_CONNECTIONS=32 \
+    --env NCCL_NVLS_ENABLE=0 \
+    --env NVTE_BWD_LAYERNORM_SM_MARGIN=20 \
+    --env NVTE_FWD_LAYERNORM_SM_MARGIN=20 \
+    --env PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True \
+    --env TORCH_NCCL_AVOID_RECORD_STREAMS=1 \
+    --env TORCH_NCCL_HIGH_PRIORITY=1 \
+    --env CUDA_DEVICE_ORDER=PCI_BUS_ID \
+    --env CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7 \
+    --env HOME=/tmp \
+    --env USER=gptoss \
+    --env HF_HOME=/HOME/.cache/huggingface \
+    --env HF_TOKEN \
+    --env HF_HUB_OFFLINE \
+    --env HTTPS_PROXY \
+    --env HTTP_PROXY \
+    --env NO_PROXY \
+    --env NCCL_DEBUG \
+    --env GLOO_SOCKET_IFNAME \
+    --env NCCL_SOCKET_IFNAME \
+    "$CONTAINER" \
+    env \
+    --chdir="$RUN_DIR" \
+    "$PYTHON" \
+    -m torch.distributed.run \
+    --nproc-per-node "$GPUS_PER_NODE" \
+    --nnodes "$NUM_NODES" \
+    --node-rank "$NODE_RANK" \
+    --master-addr "$MASTER_ADDR" \
+    --master-port "$MASTER_PORT" \
+    -m engine.workers.train \
+    "$RUN_DIR"
+); fi
+
+# 4. Write the trained model as Hugging Face safetensors.
+if is_wanted export; then (
+  mkdir -p "$RUN_DIR"/attempts/04-export
+  enroot \
+    start \
+    --rw \
+    --mount "$RUN_DIR":"$RUN_DIR" \
+    --mount /HOME/.cache/huggingface:/HOME/.cache/huggingface \
+    --env GPTOSS_ATTEMPT="$RUN_DIR"/attempts/04-export \
+    --env PYTHONUNBUFFERED=1 \
+    --env PYTHONSAFEPATH=1 \
+    --env TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300 \
+    --env PYTHONPATH="$RUN_DIR"/source \
+    --env CUDA_DEVICE_MAX_CONNECTIONS=32 \
+    --env NCCL_NVLS_ENABLE=0 \
+    --env NVTE_BWD_LAYERNORM_SM_MARGIN=20 \
+    --env NVTE_FWD_LAYERNORM_SM_MARGIN=20 \
+    --env PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True \
+    --env TORCH_NCCL_AVOID_RECORD_STREAMS=1 \
+    --env TORCH_NCCL_HIGH_PRIORITY=1 \
+    --env CUDA_DEVICE_ORDER=PCI_BUS_ID \
+    --env CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7 \
+    --env HOME=/tmp \
+    --env USER=gptoss \
+    --env HF_HOME=/HOME/.cache/huggingface \
+    --env HF_TOKEN \
+    --env HF_HUB_OFFLINE \
+    --env HTTPS_PROXY \
+    --env HTTP_PROXY \
+    --env NO_PROXY \
+    --env NCCL_DEBUG \
+    --env GLOO_SOCKET_IFNAME \
+    --env NCCL_SOCKET_IFNAME \
+    "$CONTAINER" \
+    env \
+    --chdir="$RUN_DIR" \
+    "$PYTHON" \
+    -m torch.distributed.run \
+    --nproc-per-node 1 \
+    --nnodes 1 \
+    --master-addr localhost \
+    --master-port "$MASTER_PORT" \
+    -m engine.workers.export \
+    "$RUN_DIR"
+); fi
+
+# 5. Compare the exported model with the trained one on the same tokens.
+if is_wanted verify; then (
+  mkdir -p "$RUN_DIR"/attempts/05-verify
+  enroot \
+    start \
+    --rw \
+    --mount "$RUN_DIR":"$RUN_DIR" \
+    --mount /HOME/.cache/huggingface:/HOME/.cache/huggingface \
+    --env GPTOSS_ATTEMPT="$RUN_DIR"/attempts/05-verify \
+    --env PYTHONUNBUFFERED=1 \
+    --env PYTHONSAFEPATH=1 \
+    --env TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300 \
+    --env PYTHONPATH="$RUN_DIR"/source \
+    --env CUDA_DEVICE_MAX_CONNECTIONS=32 \
+    --env NCCL_NVLS_ENABLE=0 \
+    --env NVTE_BWD_LAYERNORM_SM_MARGIN=20 \
+    --env NVTE_FWD_LAYERNORM_SM_MARGIN=20 \
+    --env PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True \
+    --env TORCH_NCCL_AVOID_RECORD_STREAMS=1 \
+    --env TORCH_NCCL_HIGH_PRIORITY=1 \
+    --env CUDA_DEVICE_ORDER=PCI_BUS_ID \
+    --env CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7 \
+    --env HOME=/tmp \
+    --env USER=gptoss \
+    --env HF_HOME=/HOME/.cache/huggingface \
+    --env HF_TOKEN \
+    --env HF_HUB_OFFLINE \
+    --env HTTPS_PROXY \
+    --env HTTP_PROXY \
+    --env NO_PROXY \
+    --env NCCL_DEBUG \
+    --env GLOO_SOCKET_IFNAME \
+    --env NCCL_SOCKET_IFNAME \
+    "$CONTAINER" \
+    env \
+    --chdir="$RUN_DIR" \
+    "$PYTHON" \
+    -m torch.distributed.run \
+    --nproc-per-node 1 \
+    --nnodes 1 \
+    --master-addr localhost \
+    --master-port "$MASTER_PORT" \
+    -m engine.workers.verify \
+    "$RUN_DIR"
+); fi

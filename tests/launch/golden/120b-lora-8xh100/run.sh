@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# The steps of the run scripts, as gptoss carries them out one by one.
+# shellcheck disable=SC1091,SC2030,SC2031 # it sources files of the run; each step is a subshell
+set -euo pipefail
+RUN_DIR="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
+# Set PYTHON to an interpreter that has torch and Megatron; `engine` comes with this directory.
+# Ctrl+C asks the training to save and to leave.
+[ -n "${PYTHON:-}" ] || PYTHON=/opt/venv/bin/python
+set -a; source "$RUN_DIR"/distributed_config.env; set +a # GPUS_PER_NODE NUM_NODES MASTER_ADDR MASTER_PORT NODE_RANK
+export PYTHONUNBUFFERED=1
+export PYTHONSAFEPATH=1
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300
+export PYTHONPATH="$RUN_DIR"/source
+export CUDA_DEVICE_MAX_CONNECTIONS=32
+export NCCL_NVLS_ENABLE=0
+export NVTE_BWD_LAYERNORM_SM_MARGIN=20
+export NVTE_FWD_LAYERNORM_SM_MARGIN=20
+export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
+export TORCH_NCCL_AVOID_RECORD_STREAMS=1
+export TORCH_NCCL_HIGH_PRIORITY=1
+export CUDA_DEVICE_ORDER=PCI_BUS_ID
+export CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7
+cd "$RUN_DIR"
+# Name steps to carry out these alone: run.sh prepare convert train export verify
+wanted=("$@")
+is_wanted() { [ "${#wanted[@]}" -eq 0 ] || [[ " ${wanted[*]} " == *" $1 "* ]]; }
+
+# 1. Check or make the data, and the tiny model.
+if is_wanted prepare; then (
+  mkdir -p "$RUN_DIR"/attempts/01-prepare
+  export GPTOSS_ATTEMPT="$RUN_DIR"/attempts/01-prepare
+  "$PYTHON" \
+    -m engine.workers.prepare \
+    "$RUN_DIR"
+); fi
+
+# 2. Turn the Hugging Face weights into a Megatron checkpoint.
+if is_wanted convert; then (
+  mkdir -p "$RUN_DIR"/attempts/02-convert
+  export GPTOSS_ATTEMPT="$RUN_DIR"/attempts/02-convert
+  "$PYTHON" \
+    -m torch.distributed.run \
+    --nproc-per-node 1 \
+    --nnodes 1 \
+    --master-addr localhost \
+    --master-port "$MASTER_PORT" \
+    -m engine.workers.convert \
+    "$RUN_DIR"
+); fi
+
+# 3. Train, saving checkpoints.
+if is_wanted train; then (
+  mkdir -p "$RUN_DIR"/attempts/03-train
+  export GPTOSS_ATTEMPT="$RUN_DIR"/attempts/03-train
+  "$PYTHON" \
+    -m torch.distributed.run \
+    --nproc-per-node "$GPUS_PER_NODE" \
+    --nnodes "$NUM_NODES" \
+    --node-rank "$NODE_RANK" \
+    --master-addr "$MASTER_ADDR" \
+    --master-port "$MASTER_PORT" \
+    -m engine.workers.train \
+    "$RUN_DIR"
+); fi
+
+# 4. Write the trained model as Hugging Face safetensors.
+if is_wanted export; then (
+  mkdir -p "$RUN_DIR"/attempts/04-export
+  export GPTOSS_ATTEMPT="$RUN_DIR"/attempts/04-export
+  "$PYTHON" \
+    -m torch.distributed.run \
+    --nproc-per-node 1 \
+    --nnodes 1 \
+    --master-addr localhost \
+    --master-port "$MASTER_PORT" \
+    -m engine.workers.export \
+    "$RUN_DIR"
+); fi
+
+# 5. Compare the exported model with the trained one on the same tokens.
+if is_wanted verify; then (
+  mkdir -p "$RUN_DIR"/attempts/05-verify
+  export GPTOSS_ATTEMPT="$RUN_DIR"/attempts/05-verify
+  "$PYTHON" \
+    -m torch.distributed.run \
+    --nproc-per-node 1 \
+    --nnodes 1 \
+    --master-addr localhost \
+    --master-port "$MASTER_PORT" \
+    -m engine.workers.verify \
+    "$RUN_DIR"
+); fi

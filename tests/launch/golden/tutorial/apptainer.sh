@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# The steps of the run scripts, as gptoss carries them out one by one.
+# shellcheck disable=SC1091,SC2030,SC2031 # it sources files of the run; each step is a subshell
+set -euo pipefail
+RUN_DIR="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
+# Set IMAGE to another image or to a .sif file. HF_TOKEN is taken from your environment.
+# To stop with a checkpoint, from another terminal: bash attempts/NN-train/signal.sh stop
+[ -n "${IMAGE:-}" ] || IMAGE=docker://nvcr.io/nvidia/pytorch:25.12-py3
+[ -n "${PYTHON:-}" ] || PYTHON=/opt/venv/bin/python
+mkdir -p /HOME/.cache/huggingface
+set -a; source "$RUN_DIR"/distributed_config.env; set +a # GPUS_PER_NODE NUM_NODES MASTER_ADDR MASTER_PORT NODE_RANK
+export PYTHONUNBUFFERED=1
+export PYTHONSAFEPATH=1
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300
+export PYTHONPATH="$RUN_DIR"/source
+export CUDA_DEVICE_MAX_CONNECTIONS=32
+export NCCL_NVLS_ENABLE=0
+export NVTE_BWD_LAYERNORM_SM_MARGIN=20
+export NVTE_FWD_LAYERNORM_SM_MARGIN=20
+export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
+export TORCH_NCCL_AVOID_RECORD_STREAMS=1
+export TORCH_NCCL_HIGH_PRIORITY=1
+export CUDA_DEVICE_ORDER=PCI_BUS_ID
+export CUDA_VISIBLE_DEVICES=0,1,2,3
+export HF_HOME=/HOME/.cache/huggingface
+cd "$RUN_DIR"
+# Name steps to carry out these alone: apptainer.sh prepare train
+wanted=("$@")
+is_wanted() { [ "${#wanted[@]}" -eq 0 ] || [[ " ${wanted[*]} " == *" $1 "* ]]; }
+
+# 1. Check or make the data, and the tiny model.
+if is_wanted prepare; then (
+  mkdir -p "$RUN_DIR"/attempts/01-prepare
+  export GPTOSS_ATTEMPT="$RUN_DIR"/attempts/01-prepare
+  apptainer \
+    exec \
+    --nv \
+    --bind "$RUN_DIR":"$RUN_DIR",/HOME/.cache/huggingface:/HOME/.cache/huggingface,/src/Megatron-LM:/src/Megatron-LM \
+    --pwd "$RUN_DIR" \
+    "$IMAGE" \
+    "$PYTHON" \
+    -m engine.workers.prepare \
+    "$RUN_DIR"
+); fi
+
+# 2. Train, saving checkpoints.
+if is_wanted train; then (
+  mkdir -p "$RUN_DIR"/attempts/02-train
+  export GPTOSS_ATTEMPT="$RUN_DIR"/attempts/02-train
+  apptainer \
+    exec \
+    --nv \
+    --bind "$RUN_DIR":"$RUN_DIR",/HOME/.cache/huggingface:/HOME/.cache/huggingface,/src/Megatron-LM:/src/Megatron-LM \
+    --pwd /src/Megatron-LM \
+    "$IMAGE" \
+    bash \
+    examples/gptoss/02_train.sh \
+    --checkpoint-path "$RUN_DIR"/checkpoints \
+    --tensorboard-logs-path "$RUN_DIR"/tensorboard \
+    --distributed-config-file "$RUN_DIR"/distributed_config.env 2>&1 | tee -a "$RUN_DIR"/attempts/02-train/launcher.log
+); fi
