@@ -106,6 +106,14 @@ class LaunchSettings:
         why="Name another one when torch and Megatron live in another environment.",
         advanced=True,
     )
+    cpu_affinity: str = option(
+        "auto",
+        help="Whether each rank stays on the processor cores beside its GPU.",
+        why="On a machine with several sockets, data and checkpoints then never cross from one to the other. "
+        "`auto` does nothing where the machine does not say which cores those are. For the route bridge.",
+        choices=("auto", "off"),
+        advanced=True,
+    )
     master_addr: str = option(
         "localhost",
         help="Name or address of the first node.",
@@ -140,8 +148,9 @@ class LaunchSettings:
     )
     restarts: int = option(
         2,
-        help="How often a failed step is started again; training goes on from its last checkpoint.",
-        why="Nodes fail; bad settings fail every time, so the number is capped.",
+        help="How often in a row a failed step is started again without coming further than before.",
+        why="Nodes fail; bad settings fail every time, so the number is capped. Training goes on from its last "
+        "checkpoint, and a newer one than last time begins the count anew.",
         minimum=0,
         maximum=100,
         advanced=True,
@@ -152,5 +161,15 @@ class LaunchSettings:
         unit="s",
         minimum=0,
         maximum=3600,
+        advanced=True,
+    )
+    hang_s: int = option(
+        1800,
+        help="How long a step may show no sign of life before it is taken for hung and started again; 0 for ever.",
+        why="A rank that waits for a lost one waits for ever. Where each rank stands is saved first, as rank-K.stacks. "
+        "Iterations, evaluations and saves that usually take long are given ten times their usual pause.",
+        unit="s",
+        minimum=0,
+        maximum=86_400,
         advanced=True,
     )

@@ -13,6 +13,7 @@ from engine.findings import Finding
 from engine.hardware import nvml
 from engine.hardware.gpu import Gpu, GpuProcess, GpuSample
 from engine.hardware.host import ContainerRuntime, Disk, Host, InfinibandPort, Slurm, read_host
+from engine.measurements import Measurement, recall
 from engine.paths import runs_root
 
 __all__ = ["Disk", "Gpu", "GpuProcess", "GpuSample", "Machine", "detect", "sample_gpus"]
@@ -51,6 +52,8 @@ class Machine:
     slurm: Slurm | None = None
     infiniband: tuple[InfinibandPort, ...] = ()
     findings: tuple[Finding, ...] = ()
+    measured: tuple[Measurement, ...] = ()
+    """What earlier runs measured here; the planner corrects its formulas by it."""
 
     @property
     def interconnect(self) -> str:
@@ -110,6 +113,7 @@ class Machine:
             "slurm": slurm and Slurm(**slurm),
             "infiniband": tuple(InfinibandPort(**port) for port in facts["infiniband"]),
             "findings": tuple(Finding.from_json(finding) for finding in facts["findings"]),
+            "measured": tuple(Measurement(**one) for one in facts.get("measured", ())),
         }
         return cls(**facts)
 
@@ -163,6 +167,7 @@ def _compose(host: Host, driver: nvml.Driver) -> Machine:
         slurm=host.slurm,
         infiniband=host.infiniband,
         findings=driver.findings,
+        measured=recall(),
     )
 
 

@@ -19,13 +19,11 @@ from engine.plan import finetune
 from engine.plan.plan import Plan
 from engine.preflight_facts import Facts, HubFacts, has_weights, read_facts
 from engine.run.commands import is_in_container
+from engine.run.space import CHECKPOINT_BYTES
 from engine.settings import Settings
 
 GIB = 2**30
 WEIGHT_BYTES = {"bf16": 2, "fp32": 4}
-CHECKPOINT_BYTES = {"bf16": 14, "fp32": 12}
-"""Bytes per parameter of a checkpoint: bf16 weights, fp32 master weights and two fp32 moments;
-in fp32 the weights are their own master."""
 MXFP4_BYTES = 4.25 / 8
 """Released expert weights: 4 bits, and 8 bits of scale for every 32 of them."""
 PRECISION_NEEDS = {"bf16": (8, 0), "fp32": (0, 0), "fp8": (8, 9), "mxfp8": (10, 0), "nvfp4": (10, 0)}
@@ -57,13 +55,14 @@ def judge(settings: Settings, plan: Plan, machine: Machine, model: Model, facts:
         *seen,
         *_estimate(plan),
         *_schedule(settings, plan),
-        *finetune.check(settings, model, plan.device),
+        *finetune.check(settings, model, plan.device, plan.layout),
         *_paths(settings, plan, facts),
         *_disk(settings, plan, model, facts),
         *_memory(settings, plan, model, machine),
         *_hub(settings, plan, model, facts.hub),
         *_network(settings, plan, facts),
         *_limits(plan, machine),
+        *_tracker(settings, facts),
     ]
     if plan.device == "gpu":
         findings += [*versions.check_driver(facts.installed, machine.cuda_version), *_gpus(settings, plan, machine)]
@@ -77,8 +76,8 @@ def disk_need_gib(settings: Settings, plan: Plan, model: Model, data_bytes: int 
     trained = finetune.trained_parameters(settings, model)
     saves = math.ceil(chosen.iterations / chosen.checkpoint_interval)
     keep = settings.output.keep_checkpoints
-    # The new one is complete before the oldest is deleted.
-    kept = saves if keep == 0 else min(saves, keep + 1)
+    # The new one is complete before the oldest is deleted; the best one is kept beside them.
+    kept = saves if keep == 0 else min(saves, keep + 1 + (settings.output.export_checkpoint == "best"))
     need = {
         "the converted model": weights if plan.step("convert") else 0,
         f"{kept} checkpoint{'s' if kept != 1 else ''}": kept * trained * CHECKPOINT_BYTES[precision],
@@ -149,6 +148,9 @@ def _paths(settings: Settings, plan: Plan, facts: Facts) -> Iterator[Finding]:
     for missing in facts.missing:
         fix = "give a path that exists and that you may read"
         yield error("paths.missing", f"{missing} is not there or cannot be read", "the first step would fail", fix)
+    if facts.data_problem:
+        what, fix = facts.data_problem
+        yield error("data.unusable", what, "the prepare step would stop there", fix)
     if not facts.output.is_writable:
         what = f"runs cannot be written to {facts.output.path}"
         yield error("paths.output", what, "nothing of the run could be kept", "--set output.directory=DIR")
@@ -223,6 +225,10 @@ def _network(settings: Settings, plan: Plan, facts: Facts) -> Iterator[Finding]:
     if facts.port_owner:
         what = f"port {launch.master_port} is used by {facts.port_owner}"
         yield error("network.port", what, "torchrun cannot listen there", "--set launch.master_port=0 finds a free one")
+    if facts.address_problem:
+        what = f"launch.master_addr = {launch.master_addr!r} {facts.address_problem}"
+        yield error("network.master", what, "the ranks meet there and would wait for minutes",
+                    "give a name or address of the first node that every node reaches", ignorable=True)  # fmt: skip
     if plan.nodes < 2:
         return
     is_by_hand = launch.launcher in ("local", "container")  # the others know their nodes and choose a port
@@ -240,6 +246,14 @@ def _network(settings: Settings, plan: Plan, facts: Facts) -> Iterator[Finding]:
         yield warning(
             "network.clock", what, "logs and checkpoints of the nodes get out of order", "timedatectl set-ntp true"
         )
+
+
+def _tracker(settings: Settings, facts: Facts) -> Iterator[Finding]:
+    tracker, installed = settings.output.tracker, facts.installed
+    if tracker != "none" and not is_in_container(settings) and tracker not in installed.packages:
+        what = f"output.tracker is {tracker}, which {installed.executable} does not have"
+        fix = f"{installed.executable} -m pip install {tracker}, or set output.tracker to none"
+        yield error("packages.tracker", what, "the training would end when it is imported", fix)
 
 
 def _limits(plan: Plan, machine: Machine) -> Iterator[Finding]:

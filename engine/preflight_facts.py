@@ -12,16 +12,22 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from engine import versions
+from engine.data import chosen, indexed
+from engine.errors import EngineError
 from engine.hardware.host import Disk, read_disk
+from engine.launch_settings import LaunchSettings
 from engine.machine import places
 from engine.models import Model
-from engine.settings import DataSettings, Settings
+from engine.settings import HUB_PREFIX, DataSettings, Settings
 from engine.versions import Installed
 
 _TRUE = {"1", "ON", "YES", "TRUE"}  # huggingface_hub/constants.py
+_HERE = ("localhost", "127.0.0.1", "::1")
 _CLOCK_ERROR = 5  # TIME_ERROR of adjtimex(2)
+_NEEDS_A_PACKAGE = {".parquet", ".pq", ".arrow", ".zst", ".zstd"}
 MAX_FILES = 10_000
 """Files of a data directory that are counted; more only make the sum a lower bound."""
 
@@ -51,8 +57,12 @@ class Facts:
     data_bytes: int = 0
     missing: tuple[str, ...] = ()
     """Paths that the settings name and that are not there or cannot be read."""
+    data_problem: tuple[str, str] | None = None
+    """What is wrong with the data, and what to do; as far as the beginning of one file shows it."""
     port_owner: str | None = None
     """Who listens on the rendezvous port; None when it is free or chosen later."""
+    address_problem: str = ""
+    """What is wrong with launch.master_addr, seen from here; empty when nothing is, or the launcher knows better."""
     is_clock_synchronised: bool | None = None
 
 
@@ -67,7 +77,9 @@ def read_facts(settings: Settings, model: Model, runs_root: Path, environ: Mappi
         hub=read_hub(settings, model, environ),
         data_bytes=_data_bytes(settings.data),
         missing=tuple(_missing(settings)),
+        data_problem=_data_problem(settings),
         port_owner=port_owner(watched) if watched else None,
+        address_problem=address_problem(launch) if launch.launcher in ("local", "container") else "",
         is_clock_synchronised=is_clock_synchronised() if settings.machine.nodes > 1 else None,
     )
 
@@ -101,6 +113,28 @@ def port_owner(port: int) -> str | None:
         except OSError:
             return _listener(port)
     return None
+
+
+def address_problem(launch: LaunchSettings) -> str:
+    """Why the ranks would not meet at `launch.master_addr`: its name is unknown, or the first node is another one."""
+    if launch.master_addr in _HERE:
+        return ""
+    try:
+        found = socket.getaddrinfo(launch.master_addr, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        return f"cannot be looked up: {error.strerror if isinstance(error, OSError) else error}"
+    if launch.node_rank == 0 and not any(_is_own(family, address) for family, _, _, _, address in found):
+        return "is no address of this machine, which is the first node (launch.node_rank = 0)"
+    return ""
+
+
+def _is_own(family: int, address: tuple[Any, ...]) -> bool:
+    try:
+        with socket.socket(family) as probe:
+            probe.bind((address[0], 0))
+    except OSError:
+        return False
+    return True
 
 
 def is_clock_synchronised() -> bool | None:
@@ -144,12 +178,29 @@ def _data_bytes(data: DataSettings) -> int:
     return min(total, limit) if limit else total
 
 
+def _data_problem(settings: Settings) -> tuple[str, str] | None:
+    """What speaks against the data without reading it whole; what is missing is said elsewhere."""
+    data = settings.data
+    path = Path(data.path).expanduser()
+    try:
+        if data.source == "prefix" and all(_is_readable(f"{data.path}{ending}") for ending in (".bin", ".idx")):
+            facts = indexed.check_header(path)
+            if settings.launch.route == "bridge":
+                indexed.first_held_out(facts.documents, data.validation_percent)
+        # Tables and packed files need packages that only the place of the run may have.
+        elif data.source in ("text", "chat") and path.is_file() and path.suffix not in _NEEDS_A_PACKAGE:
+            chosen.shape(settings, chosen.files(settings))
+    except EngineError as problem:
+        return problem.message, problem.hint
+    return None
+
+
 def _missing(settings: Settings) -> list[str]:
     """What the settings name and is not there, as `key = path`."""
     data, model = settings.data, settings.model
     wanted: list[tuple[str, str]] = []
     # A pattern names files; whether there are any is seen when they are read.
-    if data.source == "text" or (data.source == "chat" and not set("*?[") & set(data.path)):
+    if data.source in ("text", "chat") and not set("*?[") & set(data.path) and not data.path.startswith(HUB_PREFIX):
         wanted.append(("data.path", data.path))
     if data.source == "prefix":
         wanted += [("data.path", f"{data.path}{ending}" if data.path else "") for ending in (".bin", ".idx")]

@@ -20,6 +20,9 @@ from engine.options import Option, Problem, Value, check, option, options_of, pa
 VERSION = 1
 """Raised when an older file would be understood differently."""
 
+HUB_PREFIX = "hf:"
+"""In data.path, `hf:owner/name` is a dataset on the Hugging Face hub and no path."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
@@ -72,10 +75,23 @@ class DataSettings:
     path: str = option(
         "",
         is_path=True,
-        help="A file or directory (source = text or chat), or the prefix of a .bin/.idx pair (source = prefix).",
+        help="A file, directory, pattern or hf:owner/name (source = text or chat), or the prefix of a .bin/.idx pair.",
         why="Megatron reads a .bin/.idx pair; text is tokenised into one by the prepare step. A chat is a JSON line "
-        "with `messages`, or with a prompt and its answer.",
+        "with `messages`, or with a prompt and its answer. hf: names a dataset on the Hugging Face hub.",
         native="dataset.blend",
+    )
+    column: str = option(
+        "",
+        help="The column that holds the text or the messages, or PROMPT,ANSWER; empty means it is found.",
+        why="`text`, `content`, `messages` and their like are known by name; another one has to be named.",
+        advanced=True,
+    )
+    bad_records: str = option(
+        "stop",
+        help="What happens at a record that cannot be used: broken JSON, another type, bytes that are not UTF-8.",
+        why="`skip` leaves such records out, counts them and lists them in data/rejected.jsonl with where and why.",
+        choices=("stop", "skip"),
+        advanced=True,
     )
     tokenizer: str = option(
         "",
@@ -83,6 +99,13 @@ class DataSettings:
         help="Directory of a Hugging Face tokenizer; empty means the model's own.",
         why="Token ids must fit the model's embedding: another tokenizer makes the released weights useless.",
         native="tokenizer.tokenizer_model",
+        advanced=True,
+    )
+    foreign_tokenizer: str = option(
+        "refuse",
+        help="What happens when a gpt-oss model is to read tokens of another tokenizer than its own.",
+        why="The ids fit and mean other words. `allow` it for a model that starts from random weights.",
+        choices=("refuse", "allow"),
         advanced=True,
     )
     validation_percent: float = option(
@@ -258,6 +281,14 @@ class TrainingSettings:
         native="validation.eval_iters",
         advanced=True,
     )
+    patience: int = option(
+        0,
+        help="The training ends early after so many evaluations without a lower validation loss; 0 means never.",
+        why="What is learnt after that is the training data by heart. The run goes on with the export.",
+        unit="evaluations",
+        minimum=0,
+        maximum=100_000,
+    )
     log_interval: int = option(
         1,
         help="A metric record is written every so many iterations.",
@@ -370,10 +401,16 @@ class OutputSettings:
     keep_checkpoints: int = option(
         2,
         help="How many of the newest checkpoints are kept; 0 means all.",
+        why="Damaged ones do not count, so that the last good one is never removed.",
         minimum=0,
         maximum=100_000,
-        native="checkpoint.most_recent_k",
         advanced=True,
+    )
+    export_checkpoint: str = option(
+        "last",
+        help="Which checkpoint is exported: the last one, or the one with the lowest validation loss.",
+        why="`best` keeps that one in addition to the newest ones, until a better one is saved.",
+        choices=("last", "best"),
     )
     export: bool = option(
         True,
@@ -386,8 +423,26 @@ class OutputSettings:
         help="Compare the exported model with the trained one.",
         why="Conversions have been silently wrong; this runs both on the same tokens and compares.",
     )
+    verify_first_loss: bool = option(
+        False,
+        help="At the end, compare the first iteration's loss with that of the original weights, too.",
+        why="Megatron with the converted weights must have the loss that transformers has with the original ones. The "
+        "tiny model is always compared; a large one has to be loaded once more.",
+        advanced=True,
+    )
     tensorboard: bool = option(
         True, help="Write TensorBoard event files.", native="logger.tensorboard_dir", advanced=True
+    )
+    tracker: str = option(
+        "none",
+        help="An experiment tracker that gets the metrics too.",
+        why="Its package must be installed. W&B without a key writes an offline file into the run's directory; MLflow "
+        "writes there unless MLFLOW_TRACKING_URI names a server. Keys come from the environment, never from here.",
+        choices=("none", "wandb", "mlflow"),
+        advanced=True,
+    )
+    tracker_project: str = option(
+        "gptoss", help="The tracker's project or experiment; the run's name is the name in it.", advanced=True
     )
 
 
@@ -431,6 +486,8 @@ OPTIONS: dict[str, Option] = {o.key: o for table, owner in _TABLES.items() for o
 def with_absolute_paths(settings: Settings, base: Path) -> Settings:
     """A copy whose relative paths count from `base`: a run is carried out elsewhere."""
     values = {key: str(settings.value(key)) for key, one in OPTIONS.items() if one.is_path}
+    if values["data.path"].startswith(HUB_PREFIX):
+        values["data.path"] = ""
     if "/" not in values["launch.python"]:
         values["launch.python"] = ""  # a bare name is looked up on the PATH, as a shell does
     return settings.with_values({key: str(base / Path(value).expanduser()) for key, value in values.items() if value})

@@ -22,6 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.show_screen and options.screen in ("home", "setup"):
             return _open_named(options)
+        if options.screen == "serve":
+            from gptoss_tui.serve import carry_out
+
+            return carry_out(options)
+        if options.screen == "setup" and _can_ask(options):
+            from gptoss_tui.prompts import ask_and_act
+
+            return ask_and_act(options)
         if not options.carry_out:
             parser.build().print_help()
             return ExitCode.BAD_INPUT
@@ -52,9 +60,8 @@ def _reader_is_gone() -> int:
 
 def _screen_opener(options: Any) -> Callable[[str, RunDirectory | None], int] | None:
     """What opens a screen, or None where there is no terminal or the person wants lines."""
-    is_plain = getattr(options, "headless", False) or getattr(options, "json", False)
-    is_terminal = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-    if is_plain or not is_terminal:
+    is_terminal = _is_terminal() and os.environ.get("TERM", "dumb") != "dumb"
+    if getattr(options, "plain", False) or not _wants_screens(options) or not is_terminal:
         return None
 
     def open_screen(name: str, run: RunDirectory | None = None) -> int:
@@ -65,14 +72,31 @@ def _screen_opener(options: Any) -> Callable[[str, RunDirectory | None], int] | 
     return open_screen
 
 
+def _is_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _wants_screens(options: Any) -> bool:
+    if getattr(options, "headless", False) or getattr(options, "json", False):
+        return False
+    # A set-up that may not ask, or is only to be shown or started, needs no form.
+    asks_nothing = ("no_input", "dry_run", "launch")
+    return options.screen != "setup" or not any(getattr(options, name) for name in asks_nothing)
+
+
+def _can_ask(options: Any) -> bool:
+    """True where questions can be put line by line: also in a terminal that can do no more."""
+    return _is_terminal() and _wants_screens(options)
+
+
 def _open_named(options: Any) -> int:
     from gptoss_tui.app import run_app
 
     settings = None
-    if getattr(options, "preset", ""):
-        from engine import presets
+    if options.screen == "setup":
+        from engine.cli.new import base_settings
 
-        settings = presets.find(options.preset).settings
+        settings = base_settings(options)
     return run_app(options.screen, settings=settings, no_mouse=options.no_mouse, machine=options.machine)
 
 

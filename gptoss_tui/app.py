@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -17,8 +18,10 @@ from textual.binding import Binding
 from textual.driver import Driver
 from textual.screen import Screen
 from textual.signal import Signal
+from textual.theme import Theme
 
 from engine.errors import ExitCode
+from engine.paths import config_root
 from gptoss_tui import bridge, theme
 from gptoss_tui.bridge import Answer, Failure, Services
 from gptoss_tui.driver import frames_waiting
@@ -29,18 +32,22 @@ if TYPE_CHECKING:
     from engine.run.directory import RunDirectory
     from engine.settings import Settings
 
+KEYS_FILE = "keys.toml"
+LEAST_COLUMNS, LEAST_ROWS = 70, 22
+"""Below this the stations would hide more than they show."""
+
 
 class CockpitApp(App[int]):
     """Screens over the engine. It owns no run: leaving it ends nothing."""
 
     TITLE = "gptoss"
     CSS_PATH = "styles/base.tcss"
-    HORIZONTAL_BREAKPOINTS = [(0, "-tiny-width"), (60, "-narrow"), (100, "-wide")]
-    VERTICAL_BREAKPOINTS = [(0, "-tiny-height"), (20, "-short"), (30, "-tall")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny-width"), (LEAST_COLUMNS, "-narrow"), (100, "-wide")]
+    VERTICAL_BREAKPOINTS = [(0, "-tiny-height"), (LEAST_ROWS, "-short"), (30, "-tall")]
     BINDINGS = [
         # Ctrl+P and Ctrl+Q are how docker detaches from a container: both have another key here.
-        Binding("question_mark,f1", "help", "Help", key_display="?", id="help"),
-        Binding("colon,f2", "command_palette", "Commands", key_display=":", show=False, id="commands"),
+        Binding("question_mark,f1", "help", "Help", key_display="?", id="app.help"),
+        Binding("colon,f2", "command_palette", "Commands", key_display=":", show=False, id="app.commands"),
     ]
 
     def __init__(
@@ -101,7 +108,26 @@ class CockpitApp(App[int]):
             loop.add_signal_handler(signal.SIGTERM, self.exit, ExitCode.INTERRUPTED, ExitCode.INTERRUPTED)
         except (NotImplementedError, RuntimeError, ValueError):
             pass  # not on the main thread, as in a test
+        self._take_own_keys()
+        self.theme_changed_signal.subscribe(self, self._keep_theme)
         self.call_after_refresh(self.look_for_machine)
+
+    def _take_own_keys(self) -> None:
+        """Keys of the person's own, when there is a file of them: reading it needs every screen."""
+        if (bound := config_root() / KEYS_FILE).exists():
+            from gptoss_tui import keys
+
+            found = bridge.attempt(partial(keys.read, bound))
+            if isinstance(found, Failure):
+                text = f"{found.message}. {found.hint}\nThe usual keys are in use."
+                self.notify(text, title="Keys", severity="error", timeout=20, markup=False)
+            else:
+                self.set_keymap(found)
+
+    def _keep_theme(self, chosen: Theme) -> None:
+        """Remember the colours; NO_COLOR chose none of them."""
+        if not self.no_color and not self.services.is_watching:
+            bridge.attempt(partial(theme.keep, chosen.name))
 
     def look_for_machine(self) -> None:
         """Detect the machine in a thread; `machine_found` tells when it is done."""
@@ -142,9 +168,10 @@ class CockpitApp(App[int]):
         if self.charset is Charset.ASCII:
             self._filters.append(AsciiFilter())
         if self.no_color:
-            self.theme = "cockpit-plain"
+            self.theme = theme.MONOCHROME
         elif self.theme == "textual-dark":  # Textual's default: $TEXTUAL_THEME chose nothing
-            self.theme = theme.DEFAULT
+            kept = theme.kept()
+            self.theme = kept if kept in self.available_themes else theme.DEFAULT
         self.animation_level = "none"
 
 
@@ -154,17 +181,21 @@ def run_app(
     settings: Settings | None = None,
     no_mouse: bool = False,
     machine: str = "",
+    is_watching: bool = False,
 ) -> int:
     """Show the screens until the person leaves; returns the exit code for the shell.
 
     `start_screen` is home, setup, monitor, runs or doctor; the monitor needs `run`. `machine` is a
-    machine file to plan for in place of this machine.
+    machine file to plan for in place of this machine. With `is_watching` nothing can be changed.
     """
     from gptoss_tui.driver import TerminalDriver
 
+    # textual-serve names a driver of its own, which writes to a browser.
+    driver = None if os.environ.get("TEXTUAL_DRIVER") else TerminalDriver
     services = Services()
+    services.is_watching = is_watching
     services.described = Path(machine).expanduser() if machine else None
-    app = CockpitApp(partial(_screen, start_screen, run, settings), services=services, driver_class=TerminalDriver)
+    app = CockpitApp(partial(_screen, start_screen, run, settings), services=services, driver_class=driver)
     result = app.run(mouse=not no_mouse)
     return int(app.return_code or 0) if result is None else int(result)
 

@@ -6,11 +6,14 @@ Everything is imported when it is first called: none of it is needed for the fir
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textual.dom import DOMNode
 from textual.message import Message
 from textual.message_pump import MessagePump
 from textual.worker import get_current_worker
@@ -19,12 +22,18 @@ from engine.defects import keep_trace
 from engine.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:
+    from engine.data.preview import Preview
     from engine.findings import Finding
+    from engine.imports import Imported
     from engine.machine import GpuSample, Machine
+    from engine.monitor.diagnose import Diagnosis
     from engine.plan.plan import Plan
+    from engine.plan.rehearsal import Rehearsal
     from engine.presets import Preset
+    from engine.run.asking import Asking, Wanted
     from engine.run.directory import RunDirectory
     from engine.settings import Settings
+    from gptoss_tui.model_panel import ModelFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,15 @@ class Failure:
 
     message: str
     hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """Scripts that were written, and what a person should know of them."""
+
+    directory: Path
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
 
 
 class Answer(Message, bubble=False):
@@ -67,9 +85,31 @@ def ask(target: MessagePump, name: str, call: Callable[[], Any]) -> None:
         target.post_message(Answer(name, value))
 
 
+def ask_from(node: DOMNode, name: str, call: Callable[[], Any]) -> None:
+    """Call the engine in a thread; an `Answer` called `name` comes back to `node`, only for the latest question."""
+    body = partial(ask, node, name, call)
+    node.run_worker(body, thread=True, exclusive=True, exit_on_error=False, group=name)
+
+
+def changes[**P, T](method: Callable[P, T]) -> Callable[P, T]:
+    """Mark what a screen that only watches must not do."""
+
+    @wraps(method)
+    def guarded(*arguments: P.args, **named: P.kwargs) -> T:
+        services = arguments[0]
+        assert isinstance(services, Services)
+        if services.is_watching:
+            raise SettingsError("this view only watches", "start it with: gptoss serve --allow-actions")
+        return method(*arguments, **named)
+
+    return guarded
+
+
 class Services:
     """The engine as the screens use it. Every method may raise EngineError or OSError."""
 
+    is_watching = False
+    """True where nothing may be changed: what is marked with `changes` is refused."""
     described: Path | None = None
     """A machine file to plan for in place of this machine."""
 
@@ -78,10 +118,40 @@ class Services:
 
         return all_presets()
 
+    @changes
     def save_preset(self, name: str, settings: Settings) -> Path:
-        from gptoss_tui.saved_presets import save
+        from engine.presets import save
 
         return save(name, settings)
+
+    @changes
+    def delete_preset(self, name: str) -> Path:
+        from engine.presets import delete
+
+        return delete(name)
+
+    def rehearsal(self, settings: Settings, plan: Plan, machine: Machine) -> Rehearsal:
+        from engine.plan.rehearsal import rehearse
+
+        return rehearse(settings, plan, machine)
+
+    @changes
+    def export_scripts(self, settings: Settings, plan: Plan, directory: Path) -> Exported:
+        from engine.run.exported import export
+
+        directory = directory.absolute()
+        files, notes = export(settings, plan, directory)
+        return Exported(directory=directory, files=tuple(files), notes=tuple(notes))
+
+    @changes
+    def keep_copy(self, name: str, text: str) -> Path:
+        """Write what was copied, for terminals that give no clipboard away; replaces the last one of that name."""
+        from engine.paths import state_root, write_atomic
+
+        path = state_root() / "copied" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, text, mode=0o600)
+        return path
 
     def machine(self) -> Machine:
         if self.described is not None:
@@ -97,21 +167,47 @@ class Services:
 
         return sample_gpus()
 
-    def plan(self, settings: Settings, machine: Machine) -> Plan:
+    def plan(self, settings: Settings, machine: Machine, *, with_alternatives: bool = True) -> Plan:
         from engine.plan.planner import make_plan
 
-        return make_plan(settings, machine)
+        return make_plan(settings, machine, with_alternatives=with_alternatives)
 
     def check(self, settings: Settings, plan: Plan, machine: Machine) -> tuple[Finding, ...]:
         from engine.cli.starting import check
 
         return check(settings, plan, machine)
 
+    def model_facts(self, settings: Settings, plan: Plan | None, machine: Machine | None) -> ModelFacts:
+        from gptoss_tui.model_panel import read
+
+        return read(settings, plan, machine, self.runs_root())
+
+    def preview(self, settings: Settings) -> Preview:
+        from gptoss_tui.data_panel import read
+
+        return read(settings)
+
+    @changes
+    def use_token(self, token: str) -> None:
+        """Let the runs started from here use a Hugging Face token; it goes no further than their environment."""
+        os.environ["HF_TOKEN"] = token
+
+    def data_tokens(self, settings: Settings) -> float | None:
+        from engine.data.amount import trained_tokens
+
+        return trained_tokens(settings)
+
+    def import_files(self, paths: list[Path]) -> Imported:
+        from engine.imports import read
+
+        return read(paths)
+
     def versions(self) -> tuple[Finding, ...]:
         from engine.versions import check
 
         return check()
 
+    @changes
     def start(self, settings: Settings, plan: Plan, name: str = "") -> RunDirectory:
         if self.described is not None:
             raise SettingsError(
@@ -125,20 +221,35 @@ class Services:
         launch(run)
         return run
 
-    def resume(self, run: RunDirectory) -> None:
+    @changes
+    def resume(self, run: RunDirectory, changes: Mapping[str, object] | None = None) -> None:
         from engine.run.start import resume
 
-        resume(run)
+        resume(run, changes)
 
+    def cause_of(self, run: RunDirectory) -> Diagnosis | None:
+        from engine.run.cause import cause_of
+
+        return cause_of(run)
+
+    @changes
     def stop(self, run: RunDirectory) -> None:
         from engine.run.start import stop
 
         stop(run)
 
+    @changes
     def kill(self, run: RunDirectory) -> None:
         from engine.run.start import kill
 
         kill(run)
+
+    @changes
+    def ask_models(self, run: RunDirectory, wanted: Wanted) -> Asking:
+        """Not for watchers: it loads two models."""
+        from engine.run.asking import Asking
+
+        return Asking(run, wanted)
 
     def runs_root(self) -> Path:
         from engine.paths import runs_root

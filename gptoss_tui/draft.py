@@ -11,13 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from engine.errors import EngineError
-from engine.options import Option, Problem, Value, parse
+from engine.options import Option, Problem, Value, parse, text_of
 from engine.paths import state_root
 from engine.settings import OPTIONS, Settings, merge, to_tables
 
 LONGEST_TEXT = 4096
 """Longest text a field takes, in characters: the length of the longest path."""
 _UNDO_STEPS = 200
+
+type _Step = dict[str, str]
+"""The texts that a step replaced, by option; empty where a step was ended."""
 
 
 class Draft:
@@ -30,8 +33,8 @@ class Draft:
         self.settings = self.base
         self.problems: dict[str, Problem] = {}
         self._texts: dict[str, str] = {}
-        self._past: list[tuple[str, str]] = []
-        self._future: list[tuple[str, str]] = []
+        self._past: list[_Step] = []
+        self._future: list[_Step] = []
 
     def text(self, key: str) -> str:
         """What stands in the field of an option."""
@@ -45,15 +48,27 @@ class Draft:
         if text == before:
             return self.problems.get(key)
         # Letters typed one after the other in the same field are one step back.
-        if not (self._past and self._past[-1][0] == key):
-            self._past = [*self._past, (key, before)][-_UNDO_STEPS:]
+        if not (self._past and list(self._past[-1]) == [key]):
+            self._remember({key: before})
         self._future.clear()
         return self._put(key, text)
 
+    def adopt(self, settings: Settings) -> int:
+        """Take every value of `settings` in one step that undo takes back; returns how many were others."""
+        wanted = {key: text_of(settings.value(key)) for key in OPTIONS}
+        before = {key: self.text(key) for key, text in wanted.items() if self.text(key) != text}
+        if before:
+            self.close_step()
+            self._remember(before)
+            self._future.clear()
+            for key in before:
+                self._put(key, wanted[key])
+        return len(before)
+
     def close_step(self) -> None:
         """End the present undo step, as when another field gets the focus."""
-        if self._past and self._past[-1][0]:
-            self._past.append(("", ""))
+        if self._past and self._past[-1]:
+            self._past.append({})
 
     def undo(self) -> str | None:
         """Take back the last step; returns the option it was about."""
@@ -105,6 +120,9 @@ class Draft:
         """Remove the kept draft."""
         (path or draft_path()).unlink(missing_ok=True)
 
+    def _remember(self, before: _Step) -> None:
+        self._past = [*self._past, before][-_UNDO_STEPS:]
+
     def _put(self, key: str, text: str) -> Problem | None:
         result = parse(OPTIONS[key], text)
         self._texts[key] = text
@@ -115,41 +133,18 @@ class Draft:
         self.settings = self.settings.with_values({key: result})
         return None
 
-    def _move(self, source: list[tuple[str, str]], target: list[tuple[str, str]]) -> str | None:
+    def _move(self, source: list[_Step], target: list[_Step]) -> str | None:
         while source:
-            key, text = source.pop()
-            if key:
-                target.append((key, self.text(key)))
-                self._put(key, text)
-                return key
+            if step := source.pop():
+                target.append({key: self.text(key) for key in step})
+                for key, text in step.items():
+                    self._put(key, text)
+                return next(iter(step))
         return None
 
 
 def draft_path() -> Path:
     return state_root() / "draft.json"
-
-
-def text_of(value: Value) -> str:
-    """A value as a person would type it: `yes`, `100`, `1e-5`."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        # repr writes 1e-05; %g keeps the digits that matter of everything people type.
-        text = repr(value)
-        mantissa, e, exponent = text.partition("e")
-        return f"{mantissa}e{int(exponent)}" if e else text.removesuffix(".0")
-    return str(value)
-
-
-def missing(settings: Settings) -> dict[str, str]:
-    """Options that must be filled in for the others to make sense, and why."""
-    found = {}
-    if settings.model.name == "custom" and not settings.model.path:
-        found["model.path"] = "model.name is custom: give the directory that holds its config.json"
-    if settings.data.source in ("text", "prefix") and not settings.data.path:
-        what = "a text file or a directory" if settings.data.source == "text" else "the prefix of a .bin/.idx pair"
-        found["data.path"] = f"data.source is {settings.data.source}: give {what}"
-    return found
 
 
 def option_named_in(text: str) -> Option | None:

@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine import settings_file
 from engine.findings import Finding, Severity
+from engine.options import text_of
 from engine.plan.plan import Plan
 from engine.run.directory import RunDirectory
 from engine.settings import Settings
 from gptoss_tui.bridge import Failure, attempt
-from gptoss_tui.draft import Draft, text_of
+from gptoss_tui.draft import Draft
 from gptoss_tui.finding_rows import finding_parts
 
 type Parts = list[tuple[str, str]]
 
 
-def review_parts(draft: Draft, plan: Plan, findings: tuple[Finding, ...], root: Path) -> Parts:
-    """Everything as (text, style) paragraphs; slow enough to be called in a thread."""
-    return [
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReviewPage:
+    """What the review shows, and what of it can be taken elsewhere."""
+
+    parts: Parts
+    """Paragraphs as (text, style)."""
+    files: Mapping[str, str]
+    """Texts that can be copied, by the name of the file they would be."""
+
+
+def review_page(draft: Draft, plan: Plan, findings: tuple[Finding, ...], root: Path) -> ReviewPage:
+    """The whole page; slow enough to be made in a thread."""
+    settings = draft.settings
+    script, environment = attempt(lambda: _script(settings, plan, root)), attempt(lambda: _environment(settings, plan))
+    files = {"commands.sh": script, "distributed_config.env": environment, "gptoss.toml": settings_file.dumps(settings)}
+    parts = [
         *_troubles(findings),
         *_changes(draft),
         ("What happens", "title"),
         ("\n".join(f"{i}. {step.name:<8} {step.why}" for i, step in enumerate(plan.steps, start=1)), "text"),
         (" ", ""),
-        *_commands(draft.settings, plan, root),
+        *_file("Commands (RUN is the name it gets)", script),
+        *_file("distributed_config.env" + _port_note(settings), environment),
         ("gptoss.toml: the same settings give the same run", "title"),
         (_marked_toml(draft), "text"),
     ]
+    return ReviewPage(parts=parts, files={name: text for name, text in files.items() if isinstance(text, str)})
 
 
 def _troubles(findings: tuple[Finding, ...]) -> Parts:
@@ -44,21 +62,28 @@ def _changes(draft: Draft) -> Parts:
     return [(f"Changed from {start}", "title"), ("\n".join(lines), "accent"), (" ", "")]
 
 
-def _commands(settings: Settings, plan: Plan, root: Path) -> Parts:
-    from engine import env_file
+def _script(settings: Settings, plan: Plan, root: Path) -> str:
     from engine.run import commands
 
     # The name is given at the start; no directory is made for a look at the commands.
     run = RunDirectory((Path(settings.output.directory).expanduser() if settings.output.directory else root) / "RUN")
-    script = attempt(lambda: commands.all_steps_script(run, settings, plan))
-    environment = attempt(lambda: env_file.render(commands.environment_values(settings, plan, 0)))
-    if isinstance(script, Failure):
-        return [("Commands", "title"), (f"{script.message} {script.hint}", "bad"), (" ", "")]
-    parts: Parts = [("Commands (RUN is the name it gets)", "title"), (script.strip(), "text"), (" ", "")]
-    if isinstance(environment, str):
-        note = "" if settings.launch.master_port else "  (a free port is chosen at the start)"
-        parts += [(f"distributed_config.env{note}", "title"), (environment.strip(), "text"), (" ", "")]
-    return parts
+    return commands.all_steps_script(run, settings, plan)
+
+
+def _environment(settings: Settings, plan: Plan) -> str:
+    from engine import env_file
+    from engine.run import commands
+
+    return env_file.render(commands.environment_values(settings, plan, 0))
+
+
+def _port_note(settings: Settings) -> str:
+    return "" if settings.launch.master_port else "  (a free port is chosen at the start)"
+
+
+def _file(title: str, text: str | Failure) -> Parts:
+    shown = (f"{text.message} {text.hint}", "bad") if isinstance(text, Failure) else (text.strip(), "text")
+    return [(title, "title"), shown, (" ", "")]
 
 
 def _marked_toml(draft: Draft) -> str:

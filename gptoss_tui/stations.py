@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from engine import answers
 from engine.options import Option
 from engine.settings import OPTIONS
 from gptoss_tui import draft as drafts
@@ -77,10 +78,10 @@ def standings(draft: Draft, seen: Iterable[str], failure: Failure | None) -> dic
         # A plan that names no option contradicts the layout more often than anything else.
         named = drafts.option_named_in(f"{failure.message} {failure.hint}")
         found[station_of(named).key if named else "layout"] = Standing.PROBLEM
-    for key in drafts.missing(draft.settings):
+    for key in answers.missing(draft.settings):
         found[station_of(OPTIONS[key]).key] = Standing.NEEDS_YOU
     for key in draft.problems:
         found[station_of(OPTIONS[key]).key] = Standing.PROBLEM
-    if draft.problems or drafts.missing(draft.settings):
+    if draft.problems or answers.missing(draft.settings):
         found["review"] = Standing.NEEDS_YOU
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 
 from rich.color import Color as RichColour
 from rich.segment import Segment
@@ -13,7 +14,9 @@ from textual.color import Color
 from textual.filter import LineFilter
 from textual.theme import BUILTIN_THEMES, Theme
 
-DEFAULT = "cockpit"
+from engine.paths import state_root, write_atomic
+
+DEFAULT, MONOCHROME = "cockpit", "cockpit-monochrome"
 
 THEMES = (
     Theme(
@@ -62,7 +65,7 @@ THEMES = (
     ),
     # Every colour is the terminal's own default; weight and reversal do the work.
     Theme(
-        name="cockpit-plain",
+        name=MONOCHROME,
         ansi=True,
         primary="ansi_default",
         secondary="ansi_default",
@@ -77,11 +80,40 @@ THEMES = (
         boost="ansi_default",
         variables={
             **BUILTIN_THEMES["ansi-dark"].variables,
+            **dict.fromkeys(("scrollbar", "scrollbar-hover", "scrollbar-active"), "ansi_bright_black"),
+            **dict.fromkeys(
+                (
+                    "scrollbar-background",
+                    "scrollbar-background-hover",
+                    "scrollbar-background-active",
+                    "scrollbar-corner-color",
+                ),
+                "ansi_default",
+            ),  # fmt: skip
             "block-cursor-text-style": "reverse",
             "input-cursor-text-style": "reverse",
         },
     ),
 )
+
+
+def kept(path: Path | None = None) -> str:
+    """The theme that was chosen last, empty when none was."""
+    try:
+        return (path or _kept_path()).read_text(encoding="utf-8")[:100].strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def keep(name: str, path: Path | None = None) -> None:
+    """Remember a theme for the next start. Raises OSError."""
+    path = path or _kept_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, name)
+
+
+def _kept_path() -> Path:
+    return state_root() / "theme"
 
 
 def wants_no_colour(environment: Mapping[str, str] | None = None) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import time
 
+from engine.monitor.scale import count as count
+
 
 def duration(seconds: float | None) -> str:
     """`42 s`, `3:07`, `2:03:07` or `3 d 04 h`; a dash when it is not known."""
@@ -38,20 +40,6 @@ def clock(moment: float, now: float) -> str:
     then, today = time.localtime(moment), time.localtime(now)
     is_today = then[:3] == today[:3]
     return time.strftime("%H:%M" if is_today else "%d %b %H:%M", then)
-
-
-def count(value: float) -> str:
-    """A count with a short suffix, three digits: `950`, `12.3k`, `4.56M`, `1.20B`."""
-    if not math.isfinite(value):
-        return str(value)
-    if abs(value) < 1000:
-        return f"{value:.0f}" if float(value).is_integer() or abs(value) >= 100 else f"{value:.3g}"
-    for size, suffix in ((1e3, "k"), (1e6, "M"), (1e9, "B"), (1e12, "T")):
-        if abs(value) < size * 999.5 or suffix == "T":
-            scaled = value / size
-            digits = 2 if abs(scaled) < 9.995 else 1 if abs(scaled) < 99.95 else 0
-            return f"{scaled:.{digits}f}{suffix}"
-    raise AssertionError(value)
 
 
 def number(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,14 @@ SUITES = ("end_to_end", "finetune", "convert", "launch", "plan_megatron")
 """Each is one process's work, because its tests share a Megatron, a run or the ports of the machine; longest first."""
 ALONE = {"test_quickstart": "quickstart"}
 """Modules of a suite that share nothing with the rest of it."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What runs of the tests measure corrects no plan of whoever tests, nor the other way round."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 @pytest.hookimpl(trylast=True)

@@ -104,5 +104,8 @@ class GpuSample:
     power_limit_w: float | None = None
     clock_mhz: int | None = None
     throttle_reasons: tuple[str, ...] = ()
+    ecc_uncorrected: int | None = None
+    """Uncorrected memory errors since the driver was loaded."""
+    processes: tuple[GpuProcess, ...] = ()
     error: str = ""
     """Why nothing at all could be read: `GPU is lost`, for example."""

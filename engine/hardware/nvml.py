@@ -193,7 +193,15 @@ def _sample_one(pynvml: Any, index: int) -> GpuSample:
     live = _live(device)
     if device.lost and not total:
         return GpuSample(index=index, name=name, error=device.lost)
-    return GpuSample(index=index, name=name, memory_used_gib=used, memory_total_gib=total, **live)
+    return GpuSample(
+        index=index,
+        name=name,
+        memory_used_gib=used,
+        memory_total_gib=total,
+        ecc_uncorrected=device.ask("TotalEccErrors", 1, 0),
+        processes=_processes(device),
+        **live,
+    )
 
 
 def _live(device: Device) -> dict[str, Any]:

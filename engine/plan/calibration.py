@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -96,6 +97,19 @@ def families() -> tuple[Family, ...]:
 def published() -> tuple[Published, ...]:
     """Every published row."""
     return _read()[1]
+
+
+def published_beside(model: str, goal: str, gpu: str, world_size: int, sequence_length: int) -> Published | None:
+    """The published row nearest in size, then in length, for the same model, goal and GPU; None without one."""
+    # Training on from released weights is the same work as from scratch.
+    goal = "pretrain" if goal == "continue" else goal
+    rows = [row for row in published() if (row.model, row.goal, row.gpu) == (model, goal, gpu) and not row.excluded]
+
+    def distance(row: Published) -> tuple[float, float]:
+        size, length = row.gpus_per_node * row.nodes / world_size, row.sequence_length / sequence_length
+        return abs(math.log(size)), abs(math.log(length))
+
+    return min(rows, key=distance, default=None)
 
 
 def find_family(name: str) -> Family:

@@ -54,6 +54,13 @@ class Job:
         return self.global_batch * self.sequence_length
 
     @property
+    def kind(self) -> str:
+        """What decides about speed and memory beside model, goal and layout, in words."""
+        parts = [f"{self.sequence_length} tokens", f"batch {self.global_batch} by {self.micro_batch}", self.precision]
+        parts += [f"{self.gradient_precision} gradients", "+".join(sorted(self.recompute)) or "nothing recomputed"]
+        return ", ".join([*parts, f"rank {self.lora_rank}"] if self.goal == "lora" else parts)
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of one weight and of one activation outside FP8 kernels."""
         return 4 if self.precision == "fp32" else 2

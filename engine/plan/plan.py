@@ -67,5 +67,5 @@ class Plan:
                     "reasons": tuple(value["reasons"]),
                 }
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise RunError(f"plan.json is damaged: {error}", "start the run anew from its settings.toml") from error

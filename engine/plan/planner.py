@@ -9,6 +9,7 @@ from engine.machine import Machine
 from engine.models import Model, find
 from engine.plan import memory, report, rules
 from engine.plan.cluster import Cluster, of_machine
+from engine.plan.correction import Subject, correct, cpu_name
 from engine.plan.job import RECOMPUTE_OF_SETTING, Job, from_training
 from engine.plan.layout import Layout
 from engine.plan.plan import Plan, PlannedStep
@@ -21,8 +22,8 @@ PROCESS_GIB = 1.0
 """What a worker takes on the CPU beside the model: Python, torch, Megatron."""
 
 
-def make_plan(settings: Settings, machine: Machine) -> Plan:
-    """The plan for `settings` on `machine`.
+def make_plan(settings: Settings, machine: Machine, *, with_alternatives: bool = True) -> Plan:
+    """The plan for `settings` on `machine`; naming the alternatives to it takes most of the time.
 
     Raises PlanError for a layout that breaks a rule, an automatic one that cannot fit, or a device
     that is not there; SettingsError for a bad model. A manual layout that is predicted not to fit
@@ -40,7 +41,10 @@ def make_plan(settings: Settings, machine: Machine) -> Plan:
     elif broken := rules.check(case_of(job, layout, cluster)):
         raise _refusal(broken)
     estimate = report.answer(_question(job, cluster, layout))
-    estimate["alternatives"] = _alternatives(job, cluster, layout)
+    # 02_train.sh chooses for itself: another layout could not be set.
+    is_fixed = settings.launch.route == "tutorial"
+    estimate["alternatives"] = [] if is_fixed or not with_alternatives else _alternatives(job, cluster, layout)
+    estimate, told = correct(estimate, Subject(device=cluster.family.name, job=job, layout=layout), machine.measured)
     return Plan(
         device="gpu",
         layout=layout,
@@ -48,16 +52,15 @@ def make_plan(settings: Settings, machine: Machine) -> Plan:
         nodes=cluster.nodes,
         gpus=gpus,
         steps=plan_steps(settings, "gpu", cluster.gpus_per_node),
-        reasons=tuple(estimate["reasons"]),
+        reasons=(*estimate["reasons"], *told),
         estimate=estimate,
     )
 
 
 def plan_steps(settings: Settings, device: str, ranks: int) -> tuple[PlannedStep, ...]:
     """The steps of a run, in order."""
-    # On the CPU one process is enough; on GPUs Bridge uses all of a node.
-    ranks_of_bridge = 1 if device == "cpu" else ranks
-    ranks_to_convert = ranks_of_bridge if settings.model.converter == "bridge" else 1
+    # Tensor by tensor one process is enough, and on the CPU anyway; on GPUs Bridge uses all of a node.
+    ranks_to_convert = ranks if settings.model.converter == "bridge" and device == "gpu" else 1
     steps = [PlannedStep(name="prepare", ranks_per_node=1, why="Check or make the data, and the tiny model.")]
     if settings.training.goal != "pretrain" and not settings.model.checkpoint:
         why = "Turn the Hugging Face weights into a Megatron checkpoint."
@@ -65,7 +68,7 @@ def plan_steps(settings: Settings, device: str, ranks: int) -> tuple[PlannedStep
     steps.append(PlannedStep(name="train", ranks_per_node=ranks, why="Train, saving checkpoints."))
     if settings.output.export:
         why = "Write the trained model as Hugging Face safetensors."
-        steps.append(PlannedStep(name="export", ranks_per_node=ranks_of_bridge, why=why))
+        steps.append(PlannedStep(name="export", ranks_per_node=1, why=why))
     # There is nothing to compare without an export.
     if settings.output.export and settings.output.verify:
         why = "Compare the exported model with the trained one on the same tokens."
@@ -182,6 +185,8 @@ def _plan_cpu(settings: Settings, job: Job, machine: Machine) -> Plan:
             f"and this machine has {machine.ram_gib:,.1f} GiB",
             "set model.name to tiny to rehearse here, or use a machine with GPUs",
         )
+    planned = {"memory": {"peak_gib": needed_gib, "capacity_gib": machine.ram_gib}}
+    estimate, told = correct(planned, Subject(device=cpu_name(machine.host), job=job, layout=layout), machine.measured)
     return Plan(
         device="cpu",
         layout=layout,
@@ -191,8 +196,9 @@ def _plan_cpu(settings: Settings, job: Job, machine: Machine) -> Plan:
         reasons=(
             "The CPU was asked for." if machine.gpus else "There is no GPU to use: the same code runs on the CPU.",
             f"{layout} is {origin}.",
+            *told,
         ),
-        estimate={"memory": {"peak_gib": needed_gib, "capacity_gib": machine.ram_gib}},
+        estimate=estimate,
     )
 
 

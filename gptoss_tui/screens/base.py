@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from textual import events
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingsMap
+from textual.dom import DOMNode
+from textual.keys import key_to_character
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Static
@@ -24,8 +25,19 @@ if TYPE_CHECKING:
     from gptoss_tui.app import CockpitApp
 
 _TOO_SMALL = (
-    "This terminal is too small.\n\ngptoss needs 60 columns and 20 rows.\nEnlarge it, or press q to leave: runs go on."
+    "This terminal is too small.\n\ngptoss needs {} columns and {} rows; this one has {} and {}.\n"
+    "Enlarge it, make its letters smaller, or press q to leave: runs go on. "
+    "gptoss new --plain and --headless need no room."
 )
+
+
+class TooSmall(Static):
+    """What a terminal shows that has no room for the screens."""
+
+    def on_resize(self) -> None:
+        from gptoss_tui.app import LEAST_COLUMNS, LEAST_ROWS
+
+        self.update(_TOO_SMALL.format(LEAST_COLUMNS, LEAST_ROWS, self.app.size.width, self.app.size.height))
 
 
 class Steady(Screen[Any]):
@@ -40,21 +52,33 @@ class Steady(Screen[Any]):
         super().__init__()
         self._compositor = FrugalCompositor()
 
+    @property
+    def _binding_chain(self) -> list[tuple[DOMNode, BindingsMap]]:
+        chain = super()._binding_chain
+        # Textual (8.2.8) takes out the keys that a text field needs for typing before it puts in the person's own
+        # keys, so that those would act in the middle of a word.
+        for place, (node, _) in enumerate(chain):
+            for _, bindings in chain[place + 1 :]:
+                for key in list(bindings.key_to_bindings):
+                    if node.check_consume_key(key, key_to_character(key)):
+                        del bindings.key_to_bindings[key]
+        return chain
+
     def _on_resize(self, event: events.Resize) -> None:  # type: ignore[override]
         if event.size != self.app.size:
             event.stop()
             event.prevent_default()
 
 
-class CockpitScreen(Steady, Screen[None]):
+class CockpitScreen(Steady):
     """A full screen; Escape steps out of it, and out of the last one the program ends."""
 
     PLACE = ""
     HELP_TEXT = ""
     """A few sentences that the help screen shows above the keys."""
     BINDINGS = [
-        Binding("escape", "leave", "Back", show=False),
-        Binding("q", "leave", "Quit"),
+        Binding("escape", "leave", "Back", show=False, id="screen.back"),
+        Binding("q", "leave", "Quit", id="screen.leave"),
     ]
 
     @property
@@ -69,7 +93,7 @@ class CockpitScreen(Steady, Screen[None]):
         yield TitleBar(self.PLACE)
         yield from self.compose_body()
         yield KeyHints()
-        yield Static(_TOO_SMALL, id="too-small")
+        yield TooSmall(id="too-small")
 
     def compose_body(self) -> Iterable[Widget]:
         """The widgets between the title line and the key line."""
@@ -81,13 +105,7 @@ class CockpitScreen(Steady, Screen[None]):
 
     def ask(self, name: str, call: Callable[[], Any]) -> None:
         """Call the engine in a thread; an `Answer` called `name` comes back, only for the latest question."""
-        self.run_worker(
-            partial(bridge.ask, self, name, call),
-            thread=True,
-            exclusive=True,
-            exit_on_error=False,
-            group=name,
-        )
+        bridge.ask_from(self, name, call)
 
     def action_leave(self) -> None:
         # The stack also holds what lies below: from the first screen there is nowhere to go but out.

@@ -29,8 +29,8 @@ class DoctorScreen(CockpitScreen):
     PLACE = "doctor"
     HELP_TEXT = "What was found on this machine. Every finding says what it leads to and what mends it."
     BINDINGS = [
-        Binding("q", "leave", "Back"),
-        Binding("r", "again", "Look again"),
+        Binding("q", "leave", "Back", id="screen.leave"),
+        Binding("r", "again", "Look again", id="doctor.again"),
     ]
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ class HelpScreen(Steady, ModalScreen[None]):
     """Shown over another screen; any of the keys that open it also closes it."""
 
     CSS_PATH = "../styles/dialog.tcss"
-    BINDINGS = [Binding("escape,q,question_mark,f1,enter", "dismiss(None)", "Close", show=False)]
+    BINDINGS = [Binding("escape,q,question_mark,f1,enter", "dismiss(None)", "Close", show=False, id="help.close")]
 
     def __init__(self, text: str, keys: list[tuple[str, str]]) -> None:
         super().__init__()

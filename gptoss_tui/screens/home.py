@@ -13,11 +13,12 @@ from textual.widget import Widget
 from gptoss_tui import feed, words
 from gptoss_tui.bridge import Answer, Failure
 from gptoss_tui.feed import Overview
+from gptoss_tui.preset_rows import preset_item
 from gptoss_tui.run_rows import run_item
 from gptoss_tui.screens.base import CockpitScreen
 from gptoss_tui.screens.launching import Launching, Offer
-from gptoss_tui.widgets.canvas import Row, cut, fill, width_of
-from gptoss_tui.widgets.choices import Choices, Item
+from gptoss_tui.widgets.canvas import Row
+from gptoss_tui.widgets.choices import Choices
 from gptoss_tui.widgets.note import Note
 from gptoss_tui.widgets.rule import Rule
 
@@ -39,10 +40,11 @@ class HomeScreen(Launching, CockpitScreen):
         "A run goes on by itself once it is started: gptoss only looks at it. Enter on a run opens it."
     )
     BINDINGS = [
-        Binding("q", "leave", "Quit"),
-        Binding("n", "new", "New set-up"),
-        Binding("r", "runs", "Runs"),
-        Binding("d", "doctor", "Doctor"),
+        Binding("q", "leave", "Quit", id="screen.leave"),
+        Binding("n", "new", "New set-up", id="home.new"),
+        Binding("r", "runs", "Runs", id="home.runs"),
+        Binding("d", "doctor", "Doctor", id="home.doctor"),
+        Binding("p", "presets", "Presets", show=False, id="home.presets"),
     ]
 
     def __init__(self) -> None:
@@ -77,7 +79,7 @@ class HomeScreen(Launching, CockpitScreen):
     def _look_at_runs(self) -> None:
         if self.is_current:
             services, known = self.cockpit.services, dict(self._overviews)
-            self.ask("runs", lambda: feed.overviews(services.runs_root(), known)[:MOST_RUNS])
+            self.ask("runs", lambda: feed.kept(feed.overviews(services.runs_root(), known))[:MOST_RUNS])
 
     @on(Answer)
     def answered(self, answer: Answer) -> None:
@@ -87,7 +89,7 @@ class HomeScreen(Launching, CockpitScreen):
             self.notify(f"{answer.value.message}\n{answer.value.hint}".strip(), severity="error", timeout=10)
         elif answer.name == "presets":
             self._presets = {preset.name: preset for preset in answer.value}
-            self._draw_presets()
+            self._sort_presets()
         elif answer.name == "runs":
             self._overviews = {one.run.name: one for one in answer.value}
             self._draw_runs()
@@ -96,7 +98,7 @@ class HomeScreen(Launching, CockpitScreen):
         machine = self.cockpit.machine
         if machine is not None and not isinstance(machine, Failure):
             self.show_status(((machine.headline, "text"),))
-            self._draw_presets()
+            self._sort_presets()
         elif isinstance(machine, Failure):
             self.show_status(((machine.message, "bad"),))
 
@@ -104,12 +106,22 @@ class HomeScreen(Launching, CockpitScreen):
         self.call_after_refresh(self._draw_presets)
         self.call_after_refresh(self._draw_runs)
 
-    def _draw_presets(self) -> None:
+    def _sort_presets(self) -> None:
+        """What suits this machine comes first, once both are known, and is what Enter would open."""
+        from engine.presets import suited_first
+
+        machine = self.cockpit.machine
+        if machine is not None and not isinstance(machine, Failure):
+            gpus = [gpu.short_name for gpu in machine.gpus]
+            self._presets = {one.name: one for one in suited_first(self._presets.values(), gpus)}
+        self._draw_presets(next(iter(self._presets), None))
+
+    def _draw_presets(self, highlighted: str | None = None) -> None:
         choices = self.query_one("#presets", Choices)
         width = choices.content_size.width
         if width:
             name_width = max(map(len, self._presets), default=0)
-            choices.show([_preset_item(one, width - 2, name_width) for one in self._presets.values()])
+            choices.show([preset_item(one, width - 2, name_width) for one in self._presets.values()], highlighted)
             self._describe()
 
     def _draw_runs(self) -> None:
@@ -178,20 +190,19 @@ class HomeScreen(Launching, CockpitScreen):
 
         self.app.push_screen(RunsScreen())
 
+    def action_presets(self) -> None:
+        from engine.settings import Settings
+        from gptoss_tui.screens.presets import PresetsScreen
+
+        self.app.push_screen(PresetsScreen(Settings()), self._preset_taken)
+
+    def _preset_taken(self, preset: Preset | None) -> None:
+        from gptoss_tui.screens.setup import SetupScreen
+
+        if preset is not None:
+            self.app.push_screen(SetupScreen(preset=preset))
+
     def action_doctor(self) -> None:
         from gptoss_tui.screens.doctor import DoctorScreen
 
         self.app.push_screen(DoctorScreen())
-
-
-def _preset_item(preset: Preset, width: int, name_width: int) -> Item:
-    settings = preset.settings
-    right: Row = (
-        (f"{settings.model.name:>13}", "text"),
-        (f"{settings.training.goal:>10}", "muted"),
-        (f"{words.count(settings.training.iterations):>7} it ", "muted"),
-    )
-    left: Row = ((f"{preset.name:<{name_width}}", "strong"), ("  ", ""))
-    room = max(0, width - width_of(left) - width_of(right) - 1)
-    title: Row = ((words.shorten(("yours: " if preset.is_user else "") + preset.title, room), "muted"),)
-    return Item(preset.name, cut(fill((*left, *title), right, width), width))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,10 @@ class Offer:
     preset: Preset | None = None
     plan: Plan | None = None
     findings: tuple[Finding, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    """What else to say before the start."""
+    is_rehearsal: bool = False
+    """A try of other settings: they stay to be launched."""
 
 
 class Launching(CockpitScreen):
@@ -72,14 +76,7 @@ class Launching(CockpitScreen):
         services = self.cockpit.services
         plan = services.plan(offer.settings, machine)
         findings = services.check(offer.settings, plan, machine)
-        return Offer(
-            settings=offer.settings,
-            title=offer.title,
-            name=offer.name,
-            preset=offer.preset,
-            plan=plan,
-            findings=findings,
-        )
+        return replace(offer, plan=plan, findings=findings)
 
     def _show_offer(self, answer: Offer | Failure) -> None:
         from gptoss_tui.screens.confirm import Choice, ConfirmScreen
@@ -115,7 +112,8 @@ class Launching(CockpitScreen):
             text = f"{run.message}\n\n{run.hint}".strip()
             self.app.push_screen(ConfirmScreen("The run did not start", text, (Choice("no", "Close"),)))
         else:
-            bridge.attempt(self.forget_draft)
+            if self._offer is not None and not self._offer.is_rehearsal:
+                bridge.attempt(self.forget_draft)
             self.open_monitor(run)
 
     def forget_draft(self) -> None:
@@ -132,6 +130,7 @@ def offer_text(offer: Offer) -> str:
     for number, step in enumerate(plan.steps, start=1):
         text = f"{number}. {step.name:<8} {step.why}"
         lines += textwrap.wrap(text, _TEXT_CELLS, subsequent_indent=" " * 12)
+    lines += ["", *(line for note in offer.notes for line in textwrap.wrap(note, _TEXT_CELLS))] if offer.notes else []
     if troubles := worst_text(offer.findings):
         lines += ["", troubles]
     return "\n".join([*lines, "", "It goes on by itself, whatever happens to this terminal."])

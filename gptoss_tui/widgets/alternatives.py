@@ -13,9 +13,9 @@ class Alternatives(Canvas, can_focus=True):
     """`auto  gpu  cpu` with one of them marked; with too little room only the marked one."""
 
     BINDINGS = [
-        Binding("left", "step(-1)", "Previous", show=False),
-        Binding("right,space", "step(1)", "Choose", key_display="← →"),
-        Binding("enter", "accept", "Next field", show=False),
+        Binding("left,h", "step(-1)", "Previous", show=False, id="choice.previous"),
+        Binding("right,space,l", "step(1)", "Choose", key_display="← →", id="choice.next"),
+        Binding("enter", "accept", "Next field", show=False, id="choice.accept"),
     ]
 
     class Changed(Message):
@@ -45,16 +45,7 @@ class Alternatives(Canvas, can_focus=True):
     @value.setter
     def value(self, value: str) -> None:
         self._value = value
-        self._redraw()
-
-    def on_resize(self) -> None:
-        self._redraw()
-
-    def on_focus(self) -> None:
-        self._redraw()
-
-    def on_blur(self) -> None:
-        self._redraw()
+        self.redraw()
 
     def action_step(self, direction: int) -> None:
         place = self._words.index(self._value) if self._value in self._words else 0
@@ -75,7 +66,7 @@ class Alternatives(Canvas, can_focus=True):
             self.value = word
             self.post_message(self.Changed(self, word))
 
-    def _redraw(self) -> None:
+    def redraw(self) -> None:
         width = self.content_size.width
         if not width:
             return

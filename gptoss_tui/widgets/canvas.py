@@ -125,8 +125,17 @@ class Canvas(Widget):
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         return max(1, len(self._rows))
 
+    def redraw(self) -> None:
+        """Paint what is known for the present size and focus; a widget with nothing to keep leaves it out."""
+
     def on_resize(self) -> None:
         self._told_size = self.size
+        self.redraw()
+
+    def watch_has_focus(self, has_focus: bool) -> None:
+        # Not on_focus: it is called before Textual's own handler, which sets `has_focus`.
+        super().watch_has_focus(has_focus)
+        self.redraw()
 
     def render_line(self, y: int) -> Strip:
         if self._told_size != self.size:

@@ -24,13 +24,13 @@ class Choices(Canvas, can_focus=True):
     """One line is highlighted; Enter chooses it."""
 
     BINDINGS = [
-        Binding("enter", "choose", "Open", key_display="enter"),
-        Binding("down,j", "move(1)", "Down", show=False),
-        Binding("up,k", "move(-1)", "Up", show=False),
-        Binding("pagedown", "page(1)", "Page down", show=False),
-        Binding("pageup", "page(-1)", "Page up", show=False),
-        Binding("home", "jump(0)", "First", show=False),
-        Binding("end", "jump(-1)", "Last", show=False),
+        Binding("enter", "choose", "Open", key_display="enter", id="list.open"),
+        Binding("down,j", "move(1)", "Down", show=False, id="list.down"),
+        Binding("up,k", "move(-1)", "Up", show=False, id="list.up"),
+        Binding("pagedown", "page(1)", "Page down", show=False, id="list.page-down"),
+        Binding("pageup", "page(-1)", "Page up", show=False, id="list.page-up"),
+        Binding("home,g", "jump(0)", "First", show=False, id="list.first"),
+        Binding("end,G", "jump(-1)", "Last", show=False, id="list.last"),
     ]
 
     class Highlighted(Message):
@@ -71,16 +71,7 @@ class Choices(Canvas, can_focus=True):
         keys = [item.key for item in items]
         self._place = keys.index(wanted) if wanted in keys else 0
         self.fit_height(len(items))
-        self._redraw()
-
-    def on_resize(self) -> None:
-        self._redraw()
-
-    def on_focus(self) -> None:
-        self._redraw()
-
-    def on_blur(self) -> None:
-        self._redraw()
+        self.redraw()
 
     def action_choose(self) -> None:
         if key := self.highlighted:
@@ -120,10 +111,10 @@ class Choices(Canvas, can_focus=True):
         place = min(len(self._items) - 1, max(0, place))
         if self._items and place != self._place:
             self._place = place
-            self._redraw()
+            self.redraw()
             self.post_message(self.Highlighted(self, self._items[place].key))
 
-    def _redraw(self) -> None:
+    def redraw(self) -> None:
         width, height = self.content_size
         if not width or not height:
             return

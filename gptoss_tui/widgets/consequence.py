@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from textual.timer import Timer
+
 from engine.machine import Machine
 from engine.plan.plan import Plan
 from engine.settings import Settings
@@ -23,6 +25,9 @@ _VERDICTS = {
 }
 _SEVERITY_MARKS = {"error": ("✗ ", "bad"), "warning": ("! ", "warning"), "info": ("· ", "muted")}
 
+PATIENCE_S = 0.2
+"""A plan that comes sooner replaces the old one without a word."""
+
 
 class Consequence(Canvas):
     """The plan for the draft, or what stands in its way; the most important lines first."""
@@ -37,27 +42,35 @@ class Consequence(Canvas):
         self._is_stale = False
         self._planned: Plan | None = None
         self._change = ""
+        self._patience = Timer(self, PATIENCE_S)
 
     def show(self, settings: Settings, outcome: Plan | Failure | None, missing: tuple[str, ...] = ()) -> None:
         """Show a plan, a failure, or that planning goes on (None); `missing` says what is still to be given."""
         self._settings, self._outcome, self._missing, self._is_stale = settings, outcome, missing, False
+        self._patience.stop()
         if isinstance(outcome, Plan):
             if self._planned is not None and outcome != self._planned:
                 self._change = change(self._planned, outcome)
             self._planned = outcome
-        self.on_resize()
+        self.redraw()
+
+    def show_alternatives(self, plan: Plan) -> None:
+        """Show the same plan with the alternatives to it."""
+        self._outcome = self._planned = plan
+        self.redraw()
 
     def show_for(self, station: str, machine: Machine | None) -> None:
         """Add what belongs to `station`: the GPUs, or the memory of each stage and other layouts."""
         self._station, self._machine = station, machine
-        self.on_resize()
+        self.redraw()
 
-    def show_stale(self) -> None:
-        """Say that what is shown is being worked out anew."""
+    def expect(self) -> None:
+        """A new plan is on its way; only one that takes long is told about."""
         self._is_stale = True
-        self.on_resize()
+        self._patience.stop()
+        self._patience = self.set_timer(PATIENCE_S, self.redraw)
 
-    def on_resize(self) -> None:
+    def redraw(self) -> None:
         width, height = self.content_size
         if not width or not height:
             return

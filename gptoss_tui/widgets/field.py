@@ -49,7 +49,7 @@ class Field(Vertical):
         with Horizontal():
             yield self._label
             yield self.control
-            if isinstance(self.control, Input):
+            if isinstance(self.control, Input) and self.option.unit:
                 yield self._unit
         yield self._note
 
@@ -78,6 +78,12 @@ class Field(Vertical):
     def typed(self, event: Input.Changed) -> None:
         event.stop()
         self._tell(event.value)
+
+    @on(LineInput.TooLong)
+    def pasted_too_much(self, event: LineInput.TooLong) -> None:
+        event.stop()
+        message = f"what was pasted has {event.letters:,} characters and was left out; {event.most:,} fit in here"
+        self.show_problem(Problem(key=self.option.key, message=message, hint="paste one line"))
 
     @on(Alternatives.Changed)
     def chosen(self, event: Alternatives.Changed) -> None:

@@ -10,18 +10,24 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Button, Static
 
+from engine import answers
 from engine.options import Option
 from gptoss_tui.draft import Draft
+from gptoss_tui.panels import PANELS, Basis
 from gptoss_tui.stations import Station
 from gptoss_tui.widgets.field import Field
+from gptoss_tui.widgets.length_field import LengthField
+from gptoss_tui.widgets.station_panel import StationPanel
 
 
 class Form(VerticalScroll, can_focus=False):
     """Fields for a station, those of the draft's problems marked. Posts `Left` at its two ends."""
 
     BINDINGS = [
-        Binding("up", "walk(-1)", "Field above", show=False),
-        Binding("down", "walk(1)", "Field below", show=False),
+        # With priority they are carried out before the next key is handed to the field that has the focus then: over
+        # a slow line an arrow and the letters after it arrive together.
+        Binding("up,k", "walk(-1)", "Field above", show=False, priority=True, id="form.up"),
+        Binding("down,j", "walk(1)", "Field below", show=False, priority=True, id="form.down"),
     ]
 
     class Left(Message):
@@ -31,10 +37,13 @@ class Form(VerticalScroll, can_focus=False):
             super().__init__()
             self.direction = direction
 
-    def __init__(self, station: Station, draft: Draft, *, next_title: str, shows_advanced: bool = False) -> None:
+    def __init__(
+        self, station: Station, draft: Draft, basis: Basis, *, next_title: str, shows_advanced: bool = False
+    ) -> None:
         super().__init__(id=f"form-{station.key}")
         self.station = station
         self._draft = draft
+        self._basis = basis
         self._next_title = next_title
         self._has_fields = False
         self._shows_advanced = shows_advanced
@@ -46,30 +55,56 @@ class Form(VerticalScroll, can_focus=False):
             # Advanced fields are made when they are first asked for, unless something is wrong there.
             if not option.advanced or self._shows_advanced or option.key in self._draft.problems:
                 yield self._make_field(option)
+            if option.key == "training.iterations":
+                yield LengthField()
+        if panel := PANELS.get(self.station.key):
+            yield StationPanel(panel)
         yield Button(f"Next: {self._next_title}", compact=True, classes="next")
 
     @property
     def fields(self) -> list[Field]:
         """The fields in view, in order."""
-        return [field for field in self.query(Field) if field.display]
+        return [field for field in self._all_fields if field.display]
+
+    @property
+    def _all_fields(self) -> list[Field]:
+        # A query would match selectors at every key press.
+        return [child for child in self.children if isinstance(child, Field)]
 
     def show_advanced(self) -> None:
         """Make the fields that are still missing; a class of the screen shows and hides them."""
         self._shows_advanced = True
-        made = {field.option.key: field for field in self.query(Field)}
+        made = {field.option.key: field for field in self._all_fields}
         before: Widget = self.query_one(".intro")
         for option in self.station.options:
             field = made.get(option.key)
             if field is None:
                 field = self._make_field(option)
                 self.mount(field, after=before)
-            before = field
+            before = field if option.key != "training.iterations" else self.query_one(LengthField)
 
     def _make_field(self, option: Option) -> Field:
-        return Field(option, self._draft.text(option.key), self._draft.problems.get(option.key))
+        field = Field(option, self._draft.text(option.key), self._draft.problems.get(option.key))
+        field.set_class(not answers.matters(option.key, self._draft.settings), "-idle")
+        return field
+
+    def look(self, basis: Basis, *, again: bool = False) -> None:
+        """Look up what the station tells beside its fields."""
+        self._basis = basis
+        for child in self.children:
+            if isinstance(child, StationPanel):
+                child.look(basis, again=again)
+            elif isinstance(child, LengthField):
+                child.look(basis)
+
+    def show_what_matters(self) -> None:
+        """Hide the fields that change nothing under the other answers."""
+        for field in self._all_fields:
+            field.set_class(not answers.matters(field.option.key, self._draft.settings), "-idle")
 
     def on_mount(self) -> None:
         self._has_fields = True
+        self.look(self._basis)
         if self._wanted_focus is not None:
             self.focus_option(self._wanted_focus)
 
@@ -82,12 +117,12 @@ class Form(VerticalScroll, can_focus=False):
         if not self._has_fields:
             self._wanted_focus = key
             return
-        field = next((field for field in self.query(Field) if field.option.key == key), None)
-        (field.control if field is not None else self._stops[0]).focus()
+        field = next((field for field in self._all_fields if field.option.key == key), None)
+        self.screen.set_focus(field.control if field is not None else self._stops[0])
 
     def refill(self) -> None:
         """Show the texts and problems that the draft holds now."""
-        for field in self.query(Field):
+        for field in self._all_fields:
             field.show_text(self._draft.text(field.option.key))
             field.show_problem(self._draft.problems.get(field.option.key))
 
@@ -96,12 +131,14 @@ class Form(VerticalScroll, can_focus=False):
         focused = self.screen.focused
         place = next((i for i, stop in enumerate(stops) if stop is focused), -1) + direction
         if 0 <= place < len(stops):
-            stops[place].focus()
+            # Not `focus()`, which waits its turn.
+            self.screen.set_focus(stops[place])
         else:
             self.post_message(self.Left(direction))
 
     @on(Field.Accepted)
-    def accepted(self, event: Field.Accepted) -> None:
+    @on(LengthField.Accepted)
+    def accepted(self, event: Message) -> None:
         event.stop()
         self.action_walk(1)
 
@@ -111,6 +148,6 @@ class Form(VerticalScroll, can_focus=False):
         self.post_message(self.Left(1))
 
     @property
-    def _stops(self) -> list[Button | Static]:
-        controls = [field.control for field in self.fields]
-        return [*controls, self.query_one(Button)]  # type: ignore[list-item]
+    def _stops(self) -> list[Widget]:
+        shown = [child for child in self.children if isinstance(child, (Field, LengthField)) and child.display]
+        return [*(field.control for field in shown), self.query_one(Button)]

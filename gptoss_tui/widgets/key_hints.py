@@ -25,12 +25,9 @@ class KeyHints(Canvas):
     def on_mount(self) -> None:
         self.screen.bindings_updated_signal.subscribe(self, self._bindings_changed)
 
-    def on_resize(self) -> None:
-        self._redraw()
-
     def _bindings_changed(self, screen: Screen[object]) -> None:
         if self.is_attached:
-            self.call_after_refresh(self._redraw)
+            self.redraw()
 
     def on_mouse_down(self, event: events.MouseDown) -> None:
         x = event.get_content_offset_capture(self).x
@@ -38,7 +35,7 @@ class KeyHints(Canvas):
             if start <= x < end:
                 self.app.simulate_key(key)
 
-    def _redraw(self) -> None:
+    def redraw(self) -> None:
         width = self.content_size.width
         if not width or not self.is_attached:
             return

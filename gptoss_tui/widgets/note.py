@@ -22,9 +22,9 @@ class Note(Canvas):
     def show_parts(self, parts: list[tuple[str, str]]) -> None:
         """Paragraphs as (text, style); empty ones are left out."""
         self._parts = [(text, style) for text, style in parts if text]
-        self.on_resize()
+        self.redraw()
 
-    def on_resize(self) -> None:
+    def redraw(self) -> None:
         if width := self.content_size.width:
             rows = self._wrapped(width)
             self.paint(rows)

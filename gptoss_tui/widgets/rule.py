@@ -19,8 +19,8 @@ class Rule(Canvas):
         self._heading_text = self._heading_text if title is None else title
         self._right = self._right if right is None else right
         self._is_bright = self._is_bright if is_bright is None else is_bright
-        self.on_resize()
+        self.redraw()
 
-    def on_resize(self) -> None:
+    def redraw(self) -> None:
         if width := self.content_size.width:
             self.paint([heading(self._heading_text, self._right, width, is_focused=self._is_bright)])

@@ -18,12 +18,9 @@ class TitleBar(Canvas):
         if place is not None:
             self._place = ((place, "strong"),)
         self._status = status
-        self._redraw()
+        self.redraw()
 
-    def on_resize(self) -> None:
-        self._redraw()
-
-    def _redraw(self) -> None:
+    def redraw(self) -> None:
         left: Row = ((" gptoss ", "accent"), ("› ", "muted"), *self._place, ("  ", ""))
         if width := self.content_size.width:
             self.paint([fill(left, (*self._status, (" ", "")), width)])

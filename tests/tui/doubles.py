@@ -6,20 +6,23 @@ import asyncio
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from textual.pilot import Pilot
 
-from engine import settings_file
-from engine.errors import PlanError
+from engine import models, settings_file
+from engine.data.preview import Preview, PreviewRecord, TokenPiece
+from engine.errors import NotFoundError, PlanError
 from engine.findings import Finding, info
 from engine.hardware.gpu import Gpu, GpuSample
+from engine.hardware.host import Disk
 from engine.machine import Machine
 from engine.paths import write_atomic
 from engine.plan.layout import Layout
 from engine.plan.plan import Plan, PlannedStep
+from engine.preflight_facts import HubFacts
 from engine.presets import Preset
 from engine.processes import ProcessId
 from engine.run import directory
@@ -27,9 +30,24 @@ from engine.run.directory import RunDirectory
 from engine.run.state import State, Status, StepState
 from engine.settings import Settings
 from gptoss_tui.bridge import Services
+from gptoss_tui.model_panel import ModelFacts
 
 NOW = 1_767_225_600.0
 """2026-01-01 00:00:00 UTC."""
+A_CHAT = (
+    "<|start|>",
+    "user",
+    "<|message|>",
+    "2",
+    "+",
+    "2",
+    "?",
+    "<|end|>",
+    "<|start|>",
+    "assistant",
+    " 4",
+    "<|return|>",
+)
 STEPS = ("prepare", "convert", "train", "export", "verify")
 LAPTOP = Machine(host="laptop", cpu_cores=8, cpu_model="A processor", ram_gib=32.0, ram_free_gib=24.0, shm_gib=16.0)
 TINY = {"model": {"name": "tiny"}, "data": {"source": "sample"}, "machine": {"device": "cpu"}}
@@ -77,13 +95,38 @@ class FakeServices(Services):
             for i in range(8)
         )  # fmt: skip
 
-    def plan(self, settings: Settings, machine: Machine) -> Plan:
+    def plan(self, settings: Settings, machine: Machine, *, with_alternatives: bool = True) -> Plan:
         if settings.layout.tp == 3:
             raise PlanError("layout.tp = 3 does not divide the 8 attention heads", "use 1, 2, 4 or 8")
         return make_plan(settings)
 
     def check(self, settings: Settings, plan: Plan, machine: Machine) -> tuple[Finding, ...]:
         return self.findings
+
+    def model_facts(self, settings: Settings, plan: Plan | None, machine: Machine | None) -> ModelFacts:
+        model = models.find(settings)
+        cache = Disk(purpose="hugging face cache", path="/cache/hub", free_gib=500.0)
+        hub = HubFacts(repository=model.published, cache=cache) if model.published else None
+        return ModelFacts(
+            model=model, goal=settings.training.goal, hub=hub, download_gib=12.8, source=None, checkpoint=None,
+            output=Disk(purpose="runs", path="/runs", free_gib=900.0), disk_gib={"2 checkpoints": 30.0},
+            ram_gib={"training": 2.1}, machine_ram_gib=self._machine.ram_gib,
+        )  # fmt: skip
+
+    def preview(self, settings: Settings) -> Preview:
+        if settings.data.path == "/nowhere":
+            raise NotFoundError("there is no file /nowhere", "give a file or a directory")
+        pieces = [TokenPiece(text, is_trained=text in (" 4", "<|return|>")) for text in A_CHAT]
+        chat = PreviewRecord(text="", tokens=len(pieces), trained_tokens=2, pieces=tuple(pieces))
+        return Preview(source=settings.data.source, kind="chat", files=1, size_bytes=12_300, records=(chat,),
+                       columns=("messages",), tokenizer="tokenizer.json")  # fmt: skip
+
+    def data_tokens(self, settings: Settings) -> float | None:
+        return 1e6
+
+    def delete_preset(self, name: str) -> Path:
+        self.asked.append(f"delete {name}")
+        return Path(f"{name}.toml")
 
     def versions(self) -> tuple[Finding, ...]:
         return (info("gpu.none", "there is no NVIDIA GPU", "training needs one; a rehearsal does not"),)
@@ -104,8 +147,8 @@ class FakeServices(Services):
     def kill(self, run: RunDirectory) -> None:
         self.asked.append(f"kill {run.name}")
 
-    def resume(self, run: RunDirectory) -> None:
-        self.asked.append(f"resume {run.name}")
+    def resume(self, run: RunDirectory, changes: Mapping[str, object] | None = None) -> None:
+        self.asked.append(f"resume {run.name}" + "".join(f" {key}={value}" for key, value in (changes or {}).items()))
 
     def runs_root(self) -> Path:
         return self.root

@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from textual.app import App, ComposeResult
+from textual.containers import Vertical
+from textual.geometry import Size
 
-from gptoss_tui.widgets.canvas import Row, changes, cut, fill, heading, width_of
+from gptoss_tui.widgets.canvas import Canvas, Row, changes, cut, fill, heading, width_of
 from gptoss_tui.widgets.note import wrap
+from tests.tui.doubles import until
 
 STYLES = st.sampled_from(["", "muted", "strong", "muted+selected"])
 ROWS = st.lists(st.tuples(st.text("ab ·━日", max_size=8), STYLES), max_size=6).map(tuple)
@@ -78,3 +82,45 @@ def test_blank_text_is_one_line(text):
 
 def test_an_indented_text_stays_so():
     assert wrap("  --option value", 12) == ["  --option", "  value"]
+
+
+class Lines(Canvas, can_focus=True):
+    """A canvas as the real ones are: it paints what fits, and tells its focus."""
+
+    def redraw(self) -> None:
+        if self.content_size.width:
+            self.paint([(("focused" if self.has_focus else "not focused", ""),)])
+
+
+class OnePlace(App[None]):
+    CSS = "Lines { height: 3; }"
+
+    def compose(self) -> ComposeResult:
+        yield Vertical(id="place")
+
+
+async def test_a_canvas_that_textual_forgot_to_tell_its_size_is_painted():
+    app = OnePlace()
+    async with app.run_test(size=(40, 10)) as pilot:
+        await pilot.pause()
+        lines = Lines()
+        await app.query_one("#place").mount(lines)
+        await until(pilot, lambda: lines.text == "not focused")
+        # What Textual 8.2.8 leaves behind when a region is asked for between a change of the layout and its
+        # reflow: a widget that has a size and was not told it.
+        lines._told_size = Size()
+        lines.paint([])
+        lines.refresh()
+        await until(pilot, lambda: lines.text == "not focused")
+
+
+async def test_a_canvas_tells_its_focus_at_once():
+    app = OnePlace()
+    async with app.run_test(size=(40, 10)) as pilot:
+        await app.query_one("#place").mount(Lines())
+        lines = app.query_one(Lines)
+        await until(pilot, lambda: lines.text == "not focused")
+        lines.focus()
+        await until(pilot, lambda: lines.text == "focused")
+        app.set_focus(None)
+        await until(pilot, lambda: lines.text == "not focused")

@@ -6,13 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.errors import SettingsError
-from engine.options import Problem, parse
-from engine.presets import find, user_directory
+from engine.answers import missing
+from engine.options import Problem, parse, text_of
 from engine.settings import OPTIONS, Settings
-from gptoss_tui import saved_presets
 from gptoss_tui.bridge import Failure
-from gptoss_tui.draft import Draft, draft_path, missing, option_named_in, text_of
+from gptoss_tui.draft import Draft, draft_path, option_named_in
 from gptoss_tui.stations import STATIONS, Standing, standings, station_of
 
 
@@ -40,6 +38,19 @@ def test_letters_typed_together_are_one_step_back():
     assert draft.undo() is None
     assert draft.redo() == "training.iterations"
     assert draft.text("training.iterations") == "123"
+
+
+def test_settings_taken_over_are_one_step_back():
+    draft = Draft()
+    draft.set("training.seed", "7")
+    wanted = Settings().with_values({"training.iterations": 9, "model.name": "tiny", "training.seed": 7})
+    assert draft.adopt(wanted) == 2
+    assert draft.settings == wanted
+    assert draft.adopt(wanted) == 0
+    draft.undo()
+    assert draft.settings == Settings().with_values({"training.seed": 7})
+    draft.redo()
+    assert draft.settings == wanted
 
 
 def test_an_edit_ends_what_could_be_made_again():
@@ -122,18 +133,3 @@ def test_a_message_leads_to_the_option_it_names():
     option = option_named_in("machine.gpus_per_node = 9 and there are 8")
     assert option is not None and station_of(option).key == "machine"
     assert option_named_in("no space left") is None
-
-
-def test_a_saved_preset_is_found_and_holds_only_what_differs():
-    saved_presets.save("mine", Settings().with_values({"training.iterations": 7}))
-    preset = find("mine")
-    assert preset.settings.training.iterations == 7
-    assert set(preset.tables) == {"training"}
-    assert preset.is_user
-
-
-@pytest.mark.parametrize("name", ["", "../evil", "a b", "x" * 200, "-x"])
-def test_a_preset_cannot_be_written_anywhere_else(name):
-    with pytest.raises(SettingsError, match="cannot name a preset"):
-        saved_presets.save(name, Settings())
-    assert not user_directory().exists()

@@ -8,6 +8,7 @@ from textual.widgets import Input
 
 from engine.settings import OPTIONS
 from gptoss_tui.draft import Draft
+from gptoss_tui.screens.asking import AskScreen
 from gptoss_tui.screens.confirm import ConfirmScreen
 from gptoss_tui.screens.help import HelpScreen
 from gptoss_tui.screens.monitor import MonitorScreen
@@ -17,7 +18,6 @@ from gptoss_tui.widgets.alternatives import Alternatives
 from gptoss_tui.widgets.consequence import Consequence
 from gptoss_tui.widgets.field import Field, field_of
 from gptoss_tui.widgets.form import Form
-from gptoss_tui.widgets.review import Review
 from tests.tui.doubles import until
 
 
@@ -81,7 +81,7 @@ async def test_an_expert_changes_two_values_and_launches(make_setup, services):
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: "can run" in consequence(app))
         await focus_option(pilot, app, "training.iterations")
-        await pilot.press(*"123", "tab", "tab", *"32", "f8")
+        await pilot.press(*"123", "tab", "tab", "tab", *"32", "f8")
         await until(pilot, lambda: app.focused is not None and app.focused.id == "launch")
         await until(pilot, lambda: "60 → 123" in app.screen.query_one("#review-text").text)
         app.screen.query_one("#name", Input).value = "mine"
@@ -161,6 +161,15 @@ async def test_undo_and_redo_go_to_the_field(make_setup):
         assert app.screen.draft.settings.training.iterations == 99
 
 
+async def test_letters_that_come_with_an_arrow_go_to_the_next_field(make_setup):
+    app = make_setup()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await focus_option(pilot, app, "training.goal")
+        for key in ("down", "4", "2"):
+            app.simulate_key(key)  # all before the first of them is worked on
+        await until(pilot, lambda: app.screen.draft.settings.training.iterations == 42)
+
+
 async def test_help_explains_the_field_that_has_the_focus(make_setup):
     app = make_setup()
     async with app.run_test(size=(80, 24)) as pilot:
@@ -194,12 +203,10 @@ async def test_settings_are_saved_as_a_preset(make_setup, services):
     app = make_setup()
     async with app.run_test(size=(100, 30)) as pilot:
         await pilot.press("f8")
-        await until(pilot, lambda: app.screen.query(Review))
         await until(pilot, lambda: app.focused is not None and app.focused.id == "launch")
-        await pilot.press("right", "enter")
-        await until(pilot, lambda: app.focused is not None and app.focused.id == "name")
-        await pilot.press(*"mine")
-        app.screen.query_one("#save-preset").press()
+        await pilot.press("s")
+        await until(pilot, lambda: isinstance(app.screen, AskScreen) and app.focused)
+        await pilot.press(*"mine", "enter")
         await until(pilot, lambda: services.saved == ["mine"])
 
 

@@ -12,6 +12,7 @@ from engine.findings import warning
 from engine.run.state import Status
 from gptoss_tui.app import CockpitApp
 from gptoss_tui.glyphs import Charset
+from gptoss_tui.review_text import ReviewPage
 from gptoss_tui.screens.confirm import ConfirmScreen
 from gptoss_tui.screens.doctor import DoctorScreen
 from gptoss_tui.screens.help import HelpScreen
@@ -164,7 +165,7 @@ def test_setup_with_a_mistake(snap, make_app, services, size):
         screen.query_one("#form-training", Form).focus_option("training.iterations")
         await pilot.press(*"many", "down", "down")
         await until(pilot, lambda: screen.draft.text("training.iterations") == "many")
-        await until(pilot, lambda: pilot.app.focused is screen.query_one("#form-training", Form).fields[3].control)
+        await until(pilot, lambda: pilot.app.focused is screen._form("training")._stops[3])
         await planned(pilot)
 
     app = make_app(lambda: SetupScreen(preset=services.presets()[0]))
@@ -191,9 +192,12 @@ def test_review(snap, make_app, services):
         await planned(pilot)
         await pilot.press("f8")
         await until(pilot, lambda: pilot.app.screen.query(Review) and pilot.app.focused.id == "launch")
+        review = pilot.app.screen.query_one(Review)
+        await until(pilot, lambda: review._plan is not None)
         # The commands hold paths of this test run.
-        pilot.app.screen._show_review([("Changed from rehearsal", "title"), ("training.iterations  60 → 90", "accent")])
-        await until(pilot, lambda: "60 → 90" in pilot.app.screen.query_one("#review-text").text)
+        parts = [("Changed from rehearsal", "title"), ("training.iterations  60 → 90", "accent")]
+        review.show(review._plan, ReviewPage(parts=parts, files={}))
+        await until(pilot, lambda: "training.iterations  60 → 90" in review.query_one("#review-text").text)
 
     app = make_app(lambda: SetupScreen(preset=services.presets()[0]))
     assert snap(app, (120, 36), act)

@@ -1,0 +1,112 @@
+"""The length of the training in the unit a person thinks in, and in all the others while it is typed."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.message import Message
+from textual.widgets import Input
+
+from engine import length
+from engine.errors import SettingsError
+from engine.length import Pace
+from gptoss_tui import bridge
+from gptoss_tui.bridge import Answer, Failure
+from gptoss_tui.draft import LONGEST_TEXT
+from gptoss_tui.panels import Basis, data_of
+from gptoss_tui.widgets.canvas import Canvas
+from gptoss_tui.widgets.line_input import LineInput
+from gptoss_tui.widgets.note import Note
+
+
+class LengthField(Vertical):
+    """A second way to the iterations: what is typed here becomes them at once."""
+
+    HELP = (
+        "The length in tokens, samples, epochs, hours or days; it becomes iterations at once. Epochs need data "
+        "whose tokens can be counted here, hours a plan that predicts a speed."
+    )
+
+    class Converted(Message):
+        """What was typed comes to so many iterations."""
+
+        def __init__(self, iterations: int) -> None:
+            super().__init__()
+            self.iterations = iterations
+
+    class Accepted(Message):
+        """The person is done with this field."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._iterations = 1
+        self._basis: Basis | None = None
+        self._pace: Pace | None = None
+        self._data: object = None
+        self._data_tokens: float | None = None
+        self._label = Canvas(classes="field-label")
+        self._note = Note()
+        self.control = LineInput(placeholder="2B tokens, 3 epochs, 10 h", most=LONGEST_TEXT, id="length")
+
+    def compose(self) -> ComposeResult:
+        with Horizontal():
+            yield self._label
+            yield self.control
+        yield self._note
+
+    def on_mount(self) -> None:
+        self._show()
+
+    def look(self, basis: Basis) -> None:
+        """Tell the length for the batch, the plan and the data of now."""
+        self._basis = basis
+        if (data := data_of(basis)) != self._data:
+            self._data, self._data_tokens = data, None
+            bridge.ask_from(self, "tokens", partial(basis.services.data_tokens, basis.settings))
+        estimate = basis.plan.estimate if basis.plan is not None else None
+        self._iterations = basis.settings.training.iterations
+        self._pace = length.pace_of(basis.settings, estimate, self._data_tokens)
+        self._show()
+
+    @on(Answer)
+    def counted(self, answer: Answer) -> None:
+        # Data that cannot be read is told about at its own station.
+        self._data_tokens = None if isinstance(answer.value, Failure) else answer.value
+        if self._basis is not None:
+            self.look(self._basis)
+
+    @on(Input.Changed)
+    def typed(self, event: Input.Changed) -> None:
+        event.stop()
+        self._convert()
+
+    @on(Input.Submitted)
+    def accepted(self, event: Input.Submitted) -> None:
+        event.stop()
+        self.post_message(self.Accepted())
+
+    def _convert(self) -> None:
+        text = self.control.value.strip()
+        # A number without a unit is one that is still being typed.
+        if self._pace is None or not text or text.replace(".", "").isdigit():
+            self._show()
+            return
+        try:
+            iterations = length.iterations_of(length.parse(text), self._pace)
+        except SettingsError as error:
+            self._show(f"{error.message}: {error.hint}")
+            return
+        self._iterations = iterations
+        self._show()
+        self.post_message(self.Converted(iterations))
+
+    def _show(self, problem: str = "") -> None:
+        self._label.paint([(("✗ " if problem else "  ", "bad"), ("in another unit", "bad" if problem else "text"))])
+        if problem:
+            self._note.show_parts([(problem, "bad")])
+        elif self._pace is not None:
+            told = length.describe(length.length_of(self._iterations, self._pace))
+            self._note.show_parts([(f"= {told.partition(' = ')[2]}", "muted")])

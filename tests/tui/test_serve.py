@@ -1,0 +1,151 @@
+"""`gptoss serve`: who is let in, over real HTTP, and what a window of it may do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import shlex
+import sys
+from types import SimpleNamespace
+
+import aiohttp
+import psutil
+import pytest
+from aiohttp import web
+
+from engine.errors import SettingsError
+from gptoss_tui import serve
+from gptoss_tui.bridge import Services
+from gptoss_tui.serve import COOKIE, Gate
+from tests.tui.doubles import a_full_run
+
+WATCH = shlex.join([sys.executable, "-m", "gptoss_tui.served", "watch"])
+
+
+@contextlib.asynccontextmanager
+async def serving(command: str = "false"):
+    """A server on a free port, and a browser's session that keeps its cookies."""
+    listener = serve.listen("127.0.0.1", 0, allows_remote=False)
+    gate = Gate(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    runner = web.AppRunner(await serve.make_application(gate, command, "gptoss"), access_log=None)
+    await runner.setup()
+    await web.SockSite(runner, listener).start()
+    try:
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
+            yield gate, browser
+    finally:
+        await runner.cleanup()
+        # textual-serve does not wait for the process of a window; its transport must not outlive the loop.
+        async with asyncio.timeout(30):
+            while psutil.Process().children():
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)
+
+
+async def get(browser: aiohttp.ClientSession, url: str, **headers: str) -> tuple[int, str]:
+    async with browser.get(url, headers=headers) as response:
+        return response.status, await response.text()
+
+
+async def test_the_token_lets_in_once_and_leaves_the_address():
+    async with serving() as (gate, browser):
+        async with browser.get(gate.link) as response:
+            assert (response.status, str(response.url)) == (200, f"{gate.origin}/")
+            assert gate.token not in await response.text()
+        cookie = next(cookie for cookie in browser.cookie_jar if cookie.key == COOKIE)
+        assert cookie["httponly"] and cookie["samesite"] == "Strict"
+        assert cookie.value != gate.token
+        assert (await get(browser, f"{gate.origin}/static/js/textual.js"))[0] == 200
+        async with aiohttp.ClientSession() as other:
+            assert await get(other, gate.link) == (
+                403,
+                "The token was used already. Start gptoss serve again for a new one.\n",
+            )
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/static/js/textual.js", "/ws", "/download/x", "/?token=", "/?token=guess", "/?token=%ff"]
+)
+async def test_nobody_gets_in_without_it(path):
+    async with serving() as (gate, browser):
+        status, text = await get(browser, gate.origin + path, Origin=gate.origin)
+        assert status == 403
+        assert gate.token not in text
+        assert (await get(browser, gate.link))[0] == 200  # a wrong one does not use up the right one
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Host": "evil.example"}, {"Host": "localhost:1"}],
+)
+async def test_another_page_or_name_is_refused_even_with_the_cookie(headers):
+    async with serving() as (gate, browser):
+        assert (await get(browser, gate.link))[0] == 200
+        assert (await get(browser, gate.origin, **headers))[0] == 403
+
+
+async def test_a_websocket_needs_the_cookie_and_its_own_origin():
+    async with serving() as (gate, browser):
+        for origin in (gate.origin, "http://evil.example"):
+            with pytest.raises(aiohttp.WSServerHandshakeError):
+                await browser.ws_connect(f"{gate.origin}/ws", origin=origin)
+        await get(browser, gate.link)
+        for origin in (None, "http://evil.example"):
+            with pytest.raises(aiohttp.WSServerHandshakeError):
+                await browser.ws_connect(f"{gate.origin}/ws", origin=origin)
+
+
+async def test_a_window_shows_the_runs(runs_root, monkeypatch):
+    monkeypatch.setenv("GPTOSS_RUNS", str(runs_root))
+    a_full_run(runs_root, "through-the-browser")
+    async with serving(WATCH) as (gate, browser):
+        await get(browser, gate.link)
+        shown = b""
+        async with browser.ws_connect(f"{gate.origin}/ws?width=100&height=30", origin=gate.origin) as window:
+            async with asyncio.timeout(60):
+                while b"through-the-browser" not in shown:
+                    message = await window.receive()
+                    assert message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT), shown
+                    shown += message.data if isinstance(message.data, bytes) else b""
+
+
+def test_other_addresses_are_refused_unless_told():
+    for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
+        with pytest.raises(SettingsError, match="would let other machines in"):
+            serve.listen(host, 0, allows_remote=False)
+    listener = serve.listen("0.0.0.0", 0, allows_remote=True)
+    with listener, pytest.raises(SettingsError, match="cannot listen on 127.0.0.1 port"):
+        serve.listen("127.0.0.1", listener.getsockname()[1], allows_remote=False)
+
+
+@pytest.mark.parametrize("port", [-1, 70000])
+def test_a_port_that_is_none_is_refused(port):
+    with pytest.raises(SettingsError, match="is no port"):
+        serve.listen("127.0.0.1", port, allows_remote=False)
+
+
+READING = {
+    "presets", "machine", "sample_gpus", "plan", "rehearsal", "check", "model_facts", "preview", "data_tokens",
+    "import_files", "versions", "runs_root", "cause_of",
+}  # fmt: skip
+"""Services that change nothing and start nothing; a new one must be marked with `changes`, or be listed here."""
+
+
+def test_a_view_that_watches_changes_nothing():
+    watching = Services()
+    watching.is_watching = True
+    methods = dict(inspect.getmembers(watching, inspect.ismethod))
+    assert set(methods) >= READING
+    for name in set(methods) - READING:
+        needed = [one for one in inspect.signature(methods[name]).parameters.values() if one.default is one.empty]
+        with pytest.raises(SettingsError, match="only watches"):
+            methods[name](*[None] * len(needed))
+
+
+def test_without_textual_serve_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "textual_serve.server", None)
+    options = SimpleNamespace(run="", host="127.0.0.1", port=0, allow_remote=False)
+    with pytest.raises(SettingsError) as raised:
+        serve.carry_out(options)
+    assert "gptoss-tui[serve]" in raised.value.hint
