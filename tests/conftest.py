@@ -22,7 +22,7 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Name the suite of each test for `--dist loadgroup`, and begin with what takes longest."""
     order = (*ALONE.values(), *SUITES)
