@@ -35,13 +35,11 @@ class Health:
 
     def __init__(self, run: RunDirectory, settings: Settings, log: Callable[[str], None]) -> None:
         self._run = run
-        self.space = SpaceGuard(run, settings)
-        checkpoint_gib = self.space.need_bytes / GIB
-        self._watch = AlertWatch(facts_of(settings, checkpoint_gib=checkpoint_gib), began=time.time())
+        self._log = log
         self._metrics, self._events = Tail(run.metrics), Tail(run.events)
         self._notifier = Notifier(_rules(log), run.name, log)
         self._next_disk_look = 0.0
-        self._gauges = Gauges(run, settings, log)
+        self.adopt(settings)
         self.iteration: int | None = None
         """The last iteration that was recorded."""
         self.reached: int | None = None
@@ -49,6 +47,13 @@ class Health:
         self.records = 0
         """How many records the ranks have written since this supervisor began."""
         self._skip_history()
+
+    def adopt(self, settings: Settings) -> None:
+        """Judge by these settings from now on; what was watched before a training does not count."""
+        self.space = SpaceGuard(self._run, settings)
+        checkpoint_gib = self.space.need_bytes / GIB
+        self._watch = AlertWatch(facts_of(settings, checkpoint_gib=checkpoint_gib), began=time.time())
+        self._gauges = Gauges(self._run, settings, self._log)
 
     def look(self, *, is_training: bool) -> list[Alert]:
         """What is new since the last look; call it about once a second."""

@@ -77,6 +77,10 @@ class Supervisor:
             verdict = self._carry_out_step(step)
             if verdict.outcome is not Outcome.FINISHED:
                 return self._end(verdict, step)
+            if step.name == "prepare":
+                # It has turned `finetune.epochs` into iterations.
+                self.settings = settings_file.load(self.run.settings)
+                self.health.adopt(self.settings)
         self._event("finished", "all steps are done")
         self._update(status=Status.FINISHED, ended=time.time(), message="all steps are done", job=None)
         return Status.FINISHED

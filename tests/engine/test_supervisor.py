@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from engine import settings_file
 from engine.errors import LaunchError, RunError
 from engine.plan.layout import Layout
 from engine.plan.plan import Plan, PlannedStep
 from engine.processes import ProcessId
 from engine.run import start
 from engine.run.directory import RunDirectory, read_records
+from engine.run.reports import Outcome, Verdict
 from engine.run.state import Status
+from engine.run.supervisor import Supervisor
 from engine.settings import Settings
 
 FAKE_PYTHON = Path(__file__).parent.parent / "fakes" / "fake_python.py"
@@ -69,6 +72,23 @@ def _is_training(run: RunDirectory) -> bool:
 
 def _kinds(run: RunDirectory) -> list[str]:
     return [record["kind"] for record in read_records(run.events)]
+
+
+def test_what_the_prepare_step_sets_holds_for_the_training(make_run, monkeypatch):
+    """`finetune.epochs` becomes iterations once the rows are counted."""
+    run = make_run({}, **{"training.iterations": 100})
+    supervisor = Supervisor(run)
+
+    def carry_out(step):
+        counted = supervisor.settings.with_values({"training.iterations": 7})
+        settings_file.save(counted, run.settings)
+        return Verdict(outcome=Outcome.FINISHED)
+
+    monkeypatch.setattr(supervisor, "_carry_out_step", carry_out)
+    guard = supervisor.health.space
+    assert supervisor.carry_out() is Status.FINISHED
+    assert supervisor.settings.training.iterations == 7
+    assert supervisor.health.space is not guard
 
 
 def test_all_steps_finish_in_order(make_run):

@@ -57,6 +57,9 @@ def hosts(root: Path) -> Iterator[Hosts]:
 
 
 def _network(bridge: str, names: tuple[str, ...]) -> None:
+    for left in Path("/sys/class/net").glob("gpt[0-9]*"):
+        if left.name.removeprefix("gpt").isdecimal() and not Path("/proc", left.name.removeprefix("gpt")).exists():
+            sh("ip", "link", "delete", left.name)  # of a test run that was killed; it has our addresses
     commands = [f"link add {bridge} type bridge", f"addr add {NET}.254/24 dev {bridge}", f"link set {bridge} up"]
     for number, name in enumerate(names, start=1):
         outer = f"{bridge}v{number}"
