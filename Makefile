@@ -16,7 +16,7 @@ PYTEST = uv run --group dev pytest -n logical --dist loadgroup --no-loadscope-re
 test:
 	$(PYTEST)
 
-unit: # everything that needs no Megatron: under a minute
+unit: # everything that needs no Megatron
 	$(PYTEST) -m "not engine"
 
 format:

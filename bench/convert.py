@@ -90,7 +90,8 @@ def measure(options: argparse.Namespace, size: str, form: str) -> list[Result]:
     stream = [*python, "-m", "engine.workers.stream"]
     job = {"dtype": "bf16", "threads": 0}
     convert = json.dumps({**job, "job": "convert", "source": str(source), "out": str(ours)})
-    export = json.dumps({**job, "job": "export", "source": str(ours), "out": str(exported), "reference": str(source)})
+    paths = {"source": str(ours), "out": str(exported), "reference": str(source), "base": "", "origin": ""}
+    export = json.dumps({**job, "job": "export", **paths})
     bridge = [*python, "-m", "bench.bridge"]
     found = []
 

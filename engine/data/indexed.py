@@ -222,17 +222,17 @@ def _check_pointers(numpy: Any, index: Path, lengths: Any, size: int) -> None:
 
 
 def _largest_id(numpy: Any, data: Path, dtype: Any, rows: int) -> int:
-    ids = numpy.memmap(data, dtype=dtype, mode="r")
     largest = 0
-    for start in range(0, len(ids), 16 * _CHUNK):
-        chunk = ids[start : start + 16 * _CHUNK]
-        low, high = int(chunk.min()), int(chunk.max())
-        if low < 0 or high >= rows:
-            raise SettingsError(
-                f"{data} holds the token id {high if high >= rows else low}; the model knows 0 to {rows - 1}",
-                "tokenise the text with the tokenizer of the model",
-            )
-        largest = max(largest, high)
+    # Read, not mapped: a map of all of it counts as memory of this process.
+    with data.open("rb") as stream:
+        while len(chunk := numpy.fromfile(stream, dtype=dtype, count=16 * _CHUNK)):
+            low, high = int(chunk.min()), int(chunk.max())
+            if low < 0 or high >= rows:
+                raise SettingsError(
+                    f"{data} holds the token id {high if high >= rows else low}; the model knows 0 to {rows - 1}",
+                    "tokenise the text with the tokenizer of the model",
+                )
+            largest = max(largest, high)
     return largest
 
 

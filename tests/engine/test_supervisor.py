@@ -87,6 +87,7 @@ def test_what_the_prepare_step_sets_holds_for_the_training(make_run, monkeypatch
     monkeypatch.setattr(supervisor, "_carry_out_step", carry_out)
     guard = supervisor.health.space
     assert supervisor.carry_out() is Status.FINISHED
+    supervisor._update(supervisor=None)  # it is this very process, which `make_run` must not end
     assert supervisor.settings.training.iterations == 7
     assert supervisor.health.space is not guard
 
