@@ -1,9 +1,10 @@
-"""What the conversion tests share: one process with Megatron-Bridge, and the tiny checkpoints."""
+"""What the conversion tests share: the processes with the original code, and the tiny checkpoints."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -30,12 +31,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="the training packages are not installed"))
 
 
-class Bridge:
-    """The process of bridge_process.py."""
+class Judge:
+    """A process with the original code: bridge_process.py or megatron_lm_process.py."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str) -> None:
+        self._module = module
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.convert.bridge_process"],
+            [sys.executable, "-W", "ignore", "-m", f"tests.convert.{module}"],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         self._answer()
@@ -51,7 +53,7 @@ class Bridge:
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout
         line = self._process.stdout.readline()
-        assert line, f"the process with Megatron-Bridge ended with {self._process.wait()}"
+        assert line, f"{self._module} ended with {self._process.wait()}"
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -63,8 +65,17 @@ class Bridge:
 
 
 @pytest.fixture(scope="session")
-def bridge() -> Iterator[Bridge]:
-    process = Bridge()
+def bridge() -> Iterator[Judge]:
+    process = Judge("bridge_process")
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="session")
+def megatron_lm() -> Iterator[Judge]:
+    if not os.environ.get("MEGATRON_LM_DIR") and importlib.util.find_spec("megatron.training") is None:
+        pytest.skip("this megatron-core is without megatron.training; MEGATRON_LM_DIR may name a checkout")
+    process = Judge("megatron_lm_process")
     yield process
     process.close()
 

@@ -18,7 +18,7 @@ from engine.workers.stream.convert import convert
 from engine.workers.stream.forward import run_config_differences
 from engine.workers.stream.values import OF_TORCH
 from engine.workers.stream.verify import verify, weight_differences
-from tests.convert.conftest import Bridge, MakeSource
+from tests.convert.conftest import Judge, MakeSource
 
 SINKS = "decoder.layers.self_attention.core_attention.softmax_offset"
 
@@ -108,7 +108,7 @@ def spoilt(good: Path, tmp_path: Path, change: Callable[[Path], None]) -> Path:
     return root
 
 
-def test_a_good_checkpoint_is_verified(good: Path, source: MakeSource, bridge: Bridge) -> None:
+def test_a_good_checkpoint_is_verified(good: Path, source: MakeSource, bridge: Judge) -> None:
     result = verify(good, source("mxfp4", 64), with_logits=False)
     assert result["is_verified"] and result["tensors_compared"] == 71 and result["files_compared"] > 8
     answer = bridge.ask(logits=str(good / "iter_0000000"), hf=str(source("mxfp4", 64)))
@@ -126,7 +126,7 @@ def test_what_memory_forbids_is_said(good: Path, source: MakeSource, monkeypatch
 
 @pytest.mark.parametrize("change", IN_WEIGHTS, ids=lambda change: change.__name__)
 def test_changed_weights_are_seen(
-    good: Path, source: MakeSource, bridge: Bridge, tmp_path: Path, change: Callable[[Path], None]
+    good: Path, source: MakeSource, bridge: Judge, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     root = spoilt(good, tmp_path, change)
     stored, reference = torch_dist.read(root / "iter_0000000"), hugging_face.read(source("mxfp4", 64))
@@ -140,7 +140,7 @@ def test_changed_weights_are_seen(
 
 @pytest.mark.parametrize("name", IN_CONFIG)
 def test_a_changed_architecture_is_seen(
-    good: Path, source: MakeSource, bridge: Bridge, tmp_path: Path, name: str
+    good: Path, source: MakeSource, bridge: Judge, tmp_path: Path, name: str
 ) -> None:
     change, named = IN_CONFIG[name]
     root = spoilt(good, tmp_path, change)
