@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from engine.workers.stream import files, resources
 from engine.workers.stream.convert import convert
 from engine.workers.stream.export import export
 from tests.convert import models
-from tests.convert.conftest import MakeSource
+from tests.convert.conftest import ROOT, MakeSource
 
 FORMS = [(form, ffn) for form in ("bf16", "mxfp4", "fp32") for ffn in (models.SQUARE, models.RECTANGULAR)]
 
@@ -278,3 +280,30 @@ def test_a_torn_iteration_is_not_taken(source: MakeSource, tmp_path: Path) -> No
     (tmp_path / "m" / "latest_checkpointed_iteration.txt").write_text("7")
     with pytest.raises(EngineError, match="iter_0000007 is not a complete"):
         torch_dist.find_iteration(tmp_path / "m")
+
+
+PICKLED_TWICE = """
+import sys
+from pathlib import Path
+from engine.workers.stream import convert
+convert.uuid.uuid4 = lambda: "the same"
+source, out = map(Path, sys.argv[1:])
+convert.convert(source, out, "bf16")
+convert.convert(source, out.with_name("warm"), "bf16")
+heavy = [name for name in sys.modules if name.startswith(("torch.distributed.checkpoint", "sympy", "megatron"))]
+assert not heavy, heavy
+import torch.distributed.checkpoint as real
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+convert.convert(source, out.with_name("real"), "bf16")
+one, two = (out.with_name(name) / "iter_0000000" / ".metadata" for name in ("warm", "real"))
+assert one.read_bytes() == two.read_bytes() == (out / "iter_0000000" / ".metadata").read_bytes()
+read = real.FileSystemReader(one.parent).read_metadata()
+assert type(read) is real.metadata.Metadata and {type(x) for x in read.storage_data.values()} == {_StorageInfo}
+"""
+
+
+def test_the_metadata_is_torchs_own_without_its_package(source: MakeSource, tmp_path: Path) -> None:
+    """Byte for byte what torch's classes make, and the package that takes 2 s to import stays out."""
+    argv = [sys.executable, "-W", "ignore", "-c", PICKLED_TWICE, str(source("mxfp4", 96)), str(tmp_path / "cold")]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]

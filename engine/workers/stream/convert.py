@@ -12,23 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import (
-    BytesStorageMetadata,
-    ChunkStorageMetadata,
-    Metadata,
-    MetadataIndex,
-    StorageMeta,
-    TensorProperties,
-    TensorStorageMetadata,
-)
 
 from engine.checkpoints import hugging_face, tensors
 from engine.checkpoints import tokenizer as tokenizers
 from engine.checkpoints.hugging_face import HuggingFaceCheckpoint
 from engine.checkpoints.torch_dist import METADATA
 from engine.models import Model
-from engine.workers.stream import bridge_files, manifest, resources, scratch
+from engine.workers.stream import bridge_files, manifest, metadata, resources, scratch
 from engine.workers.stream.bridge_files import COMMON_KEY, COMMON_STATE, ITERATION
 from engine.workers.stream.files import OnProgress, OutputFile, Unit, Written, making, publish, write_all
 from engine.workers.stream.frame import frame, saved
@@ -172,26 +162,33 @@ def _write_metadata(
     folder: Path, written: Iterable[Written], shapes: Mapping[str, tensors.Shape], dtype: torch.dtype
 ) -> None:
     """`.metadata`, from what the journal knows of every file; last, because it makes the checkpoint complete."""
-    known: dict[str, Any] = {}
-    places: dict[MetadataIndex, _StorageInfo] = {}
-    for one in written:
-        for key, offsets, sizes, start, length in one.facts:
-            if offsets is None:
-                known[key] = BytesStorageMetadata()
-                index = MetadataIndex(key)
-            else:
-                tensor = known.setdefault(
-                    key, TensorStorageMetadata(TensorProperties(dtype=dtype), torch.Size(shapes[key]), [])
-                )
-                tensor.chunks.append(ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)))
-                index = MetadataIndex(key, torch.Size(offsets))
-            places[index] = _StorageInfo(one.name, start, length)
-    metadata = Metadata(
-        state_dict_metadata=known, storage_data=places, storage_meta=StorageMeta(save_id=str(uuid.uuid4()))
-    )
+    with metadata.classes() as (torchs, place):
+        pickled = pickle.dumps(_metadata(torchs, place, written, shapes, dtype))
     made = folder / f"{METADATA}.tmp"
     with made.open("wb") as file:
-        pickle.dump(metadata, file)
+        file.write(pickled)
         file.flush()
         os.fsync(file.fileno())
     made.rename(folder / METADATA)
+
+
+def _metadata(
+    torchs: Any, place: Any, written: Iterable[Written], shapes: Mapping[str, tensors.Shape], dtype: torch.dtype
+) -> Any:
+    """torch's description of the checkpoint; `torchs` has its classes, `place` is that of a place in a file."""
+    known: dict[str, Any] = {}
+    places: dict[Any, Any] = {}
+    for one in written:
+        for key, offsets, sizes, start, length in one.facts:
+            if offsets is None:
+                known[key] = torchs.BytesStorageMetadata()
+                index = torchs.MetadataIndex(key)
+            else:
+                properties = torchs.TensorProperties(dtype=dtype)
+                tensor = known.setdefault(key, torchs.TensorStorageMetadata(properties, torch.Size(shapes[key]), []))
+                tensor.chunks.append(torchs.ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)))
+                index = torchs.MetadataIndex(key, torch.Size(offsets))
+            places[index] = place(one.name, start, length)
+    return torchs.Metadata(
+        state_dict_metadata=known, storage_data=places, storage_meta=torchs.StorageMeta(save_id=str(uuid.uuid4()))
+    )
