@@ -1,29 +1,44 @@
 """What unpickling a checkpoint would call, told without unpickling anything.
 
-Megatron loads `.metadata` and the `.pt` files of a checkpoint with pickle, which calls whatever they name.
+Megatron loads `.metadata`, the `.pt` files and the objects among the tensors of a checkpoint with pickle,
+which calls whatever they name. What cannot be looked through is no better than what is known to be bad.
 """
 
 from __future__ import annotations
 
 import io
-import pickletools
+import os
 import re
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-from engine.checkpoints import torch_dist
-from engine.errors import EngineError
+from engine.checkpoints import torch_dist, torch_files
+from engine.checkpoints.pickles import Rehearsal
+from engine.errors import CheckpointError, EngineError
 
 _NAMES = {
-    "torch": r"Size|device|[A-Z]\w*Storage|(b?float|float8_e)\w+|u?int\d+|bool|strided|contiguous_format|Tensor",
+    "torch": r"Size|device|[A-Z]\w*Storage|b?float\d\w+|u?int\d+|bool|strided|contiguous_format|Tensor",
     "torch._utils": r"_rebuild_\w+",
+    "torch._tensor": "_rebuild_from_type_v2",
     "torch.nn.parameter": "Parameter",
-    "torch.storage": r"_?\w*Storage",  # not _load_from_bytes: it unpickles what it is given
+    "torch.storage": r"_?\w*Storage|_load_from_bytes",  # the last unpickles bytes, which are looked through as well
     "torch.serialization": "_get_layout",
     "torch.distributed.checkpoint.filesystem": "_StorageInfo",
-    "torch.distributed.checkpoint.metadata": r"[A-Z]\w+|_MEM_FORMAT_ENCODING",
-    "torch.distributed.checkpoint.planner": r"[A-Z]\w+",
+    "torch.distributed.checkpoint.metadata": r"\w+Metadata|Metadata(Index)?|StorageMeta|TensorProperties"
+    "|_MEM_FORMAT_ENCODING",
+    "torch.distributed.checkpoint.planner": r"(Save|Load)Plan|(Write|Read|Load)Item(Type)?|\w+WriteData",
+    # What megatron-core itself registers with torch as safe (megatron/core/safe_globals.py, 0.19).
+    "megatron.core.enums": "ModelType",
+    "megatron.core.optimizer": "OptimizerConfig",
+    "megatron.core.optimizer.optimizer_config": "OptimizerConfig",
+    "megatron.core.rerun_state_machine": "Rerun(Diagnostic|Mode|State)",
+    "megatron.core.transformer.enums": "AttnBackend|(Inference)?CudaGraph(Module|Scope)",
+    "megatron.core.extensions.transformer_engine": "TEDelayedScaling",
+    "megatron.core.safe_globals": "safe_load_from_bytes",
+    "transformer_engine.common.recipe": r"\w+Scaling|Format|_FormatHelper|MMParams|QParams",
+    "types": "SimpleNamespace",
+    "_io": "BytesIO",
     "collections": "OrderedDict|defaultdict|deque",
     "builtins": "set|frozenset|dict|list|tuple|int|float|bool|str|bytes|bytearray|complex|slice|range|object",
     "argparse": "Namespace",
@@ -31,92 +46,106 @@ _NAMES = {
     "numpy": "ndarray|dtype",
     "numpy.core.multiarray": "_reconstruct|scalar",
     "numpy._core.multiarray": "_reconstruct|scalar",
+    "numpy.dtypes": r"[A-Z]\w+DType",
     "_codecs": "encode",
     "signal": "Signals",
 }
 """What the checkpoints of Megatron name, by module: a whole match of the pattern."""
-MAX_BYTES = 1_000_000_000
+MAX_OBJECT_BYTES = 256_000_000
 
 
-def foreign_names(checkpoint: Path) -> list[str]:
-    """The names in the pickles of a checkpoint that no training writes, as `file: module.name`; sorted."""
+def find(checkpoint: Path) -> list[str]:
+    """What is wrong with the pickles of a checkpoint, each as `file: module.name` or as a sentence; sorted.
+
+    Names that no training writes are wrong, and whatever torch might read otherwise than it is read here.
+    """
     found: set[str] = set()
-    for path in sorted(checkpoint.rglob("*")):
-        if path.is_file() and (path.name == ".metadata" or path.suffix == ".pt"):
-            label = str(path.relative_to(checkpoint))
-            found |= {f"{label}: {name}" for data in _pickles(path) for name in _foreign(data)}
-    return sorted(found | {f"{label}: {name}" for label, data in _objects(checkpoint) for name in _foreign(data)})
+    for path in _files(checkpoint, found):
+        label = str(path.relative_to(checkpoint))
+        if path.name == torch_dist.METADATA:
+            found |= _judged(label, _read_index(path)) | _objects(label, path)
+        elif path.name.endswith(torch_dist.METADATA):
+            found.add(f"{label} is the index of one rank, which Megatron does not write")
+        elif path.suffix in (".pt", ".pth"):
+            found |= _judged(label, _read_file(path))
+    return sorted(found)
 
 
-def _pickles(path: Path) -> Iterator[bytes]:
-    """The pickles in a file: itself, or those in the zip archive that `torch.save` writes."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            return
-        if not zipfile.is_zipfile(path):
-            yield path.read_bytes()
-            return
-        yield from _unzipped(path)
-    except OSError:
-        return  # gone, or not ours to read
+def _files(checkpoint: Path, problems: set[str]) -> Iterator[Path]:
+    """All below `checkpoint`, through links too, for torch follows them; each directory once."""
+    seen: set[tuple[int, int]] = set()
 
+    def note(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            problems.add(f"{error.filename} cannot be read: {error.strerror}")
 
-def _unzipped(file: Path | io.BytesIO) -> Iterator[bytes]:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            for entry in archive.infolist():
-                if entry.filename.endswith(".pkl") and entry.file_size <= MAX_BYTES:
-                    yield archive.read(entry)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, RuntimeError, NotImplementedError):
-        return  # damaged: it will not be loaded
-
-
-def _objects(checkpoint: Path) -> Iterator[tuple[str, bytes]]:
-    """The pickles of what is no tensor in the `.distcp` files: random states and the like."""
-    for iteration in {path.parent for path in checkpoint.rglob(torch_dist.METADATA)}:
+    for directory, names, files in os.walk(checkpoint, followlinks=True, onerror=note):
         try:
-            chunks = torch_dist.read(iteration).objects.values()
-        except EngineError:
-            continue  # damaged or foreign, which `.metadata` itself tells
-        for chunk in chunks:
-            try:
-                with (iteration / chunk.file).open("rb") as file:
-                    file.seek(chunk.start)
-                    data = file.read(min(chunk.length, MAX_BYTES))
-            except OSError:
-                continue
-            yield from ((chunk.file, pickle) for pickle in _unzipped(io.BytesIO(data)))
+            status = os.stat(directory)
+        except OSError as error:
+            note(error)
+            names.clear()
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            names.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield from (Path(directory, name) for name in files)
 
 
-def _foreign(data: bytes) -> Iterator[str]:
-    """What a pickle names beyond the harmless, as far as it can be read."""
-    memo: dict[int, str | None] = {}
-    pushed: list[str | None] = ["?", "?"]
+def _judged(label: str, rehearsals: Iterator[Rehearsal]) -> set[str]:
+    found: set[str] = set()
     try:
-        for opcode, argument, _ in pickletools.genops(data):
-            match opcode.name:
-                case "GLOBAL" | "INST":
-                    module, _, name = str(argument).partition(" ")
-                case "STACK_GLOBAL":
-                    module, name = (text or "?" for text in pushed[-2:])
-                case "MEMOIZE" | "PUT" | "BINPUT" | "LONG_BINPUT":
-                    memo[len(memo) if argument is None else int(argument)] = pushed[-1]
-                    continue
-                case "GET" | "BINGET" | "LONG_BINGET":
-                    pushed.append(memo.get(int(argument or 0)))
-                    continue
-                case _:
-                    pushed.append(argument if isinstance(argument, str) else None)
-                    continue
-            pushed.append(None)
-            if not _is_harmless(module, name):
-                yield f"{module}.{name}"
-    except Exception:  # noqa: BLE001 whatever genops says of nonsense: the nonsense will not load either
-        return
+        for rehearsal in rehearsals:
+            found |= {f"{label}: {module}.{name}" for module, name in rehearsal.names if not is_harmless(module, name)}
+    except FileNotFoundError:
+        pass  # a link to nothing
+    except OSError as error:
+        found.add(f"{label} cannot be read: {error.strerror}")
+    except CheckpointError as error:
+        found.add(f"{label} cannot be looked through: {error.message}")
+    return found
 
 
-def _is_harmless(module: str, name: str) -> bool:
-    if module.startswith("megatron.core."):
-        return name[:1].isupper()  # its enumerations and records; a function would be called
-    pattern = _NAMES.get(module.replace("__builtin__", "builtins"))
+def _read_index(path: Path) -> Iterator[Rehearsal]:
+    with _open(path) as file:
+        yield from torch_files.rehearse_pickle(file, torch_dist.MAX_METADATA_BYTES)
+
+
+def _read_file(path: Path) -> Iterator[Rehearsal]:
+    with _open(path) as file:
+        yield from torch_files.rehearse(file)
+
+
+def _open(path: Path) -> BinaryIO:
+    if path.exists() and not path.is_file():
+        raise CheckpointError("it is a pipe or a device", "use another checkpoint")  # opening one could wait for ever
+    return path.open("rb")
+
+
+def _objects(label: str, index: Path) -> set[str]:
+    """The same of what is no tensor in the `.distcp` files: random states and the like."""
+    try:
+        objects = torch_dist.read(index.parent).objects
+    except EngineError as error:
+        return {f"{label} cannot be looked through: {error.message}"}
+    found: set[str] = set()
+    for key, chunk in objects.items():
+        found |= _judged(str(Path(label).with_name(chunk.file)), _read_object(index.parent / chunk.file, key, chunk))
+    return found
+
+
+def _read_object(path: Path, key: str, chunk: torch_dist.Chunk) -> Iterator[Rehearsal]:
+    if chunk.length > MAX_OBJECT_BYTES:
+        raise CheckpointError(f"{key} is larger than {MAX_OBJECT_BYTES:,} bytes", "use another checkpoint")
+    with _open(path) as file:
+        file.seek(chunk.start)
+        data = io.BytesIO(file.read(chunk.length))
+    # Transformer Engine keeps a pickle in the values of a tensor of bytes.
+    yield from torch_files.rehearse(data, with_storages="_extra_state" in key)
+
+
+def is_harmless(module: str, name: str) -> bool:
+    """True for what the checkpoints of Megatron name."""
+    pattern = _NAMES.get("builtins" if module == "__builtin__" else module)
     return pattern is not None and re.fullmatch(pattern, name) is not None

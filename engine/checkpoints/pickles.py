@@ -1,7 +1,8 @@
 """Read the pickles that torch writes without torch and without running anything they name.
 
-A class of torch or Megatron becomes a record with its attributes and no behaviour; a pickle that
-names anything else is refused. So a checkpoint from the internet cannot do harm.
+`load` makes a class of torch or Megatron a record with its attributes and no behaviour, and refuses
+a pickle that names anything else. `rehearse` goes through a pickle with the interpreter's own
+unpickler, as torch would, and says what it names. So a checkpoint from the internet cannot do harm.
 """
 
 from __future__ import annotations
@@ -13,16 +14,26 @@ import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from engine.errors import CheckpointError
 
 
-class Record:
+class _Sealed(type):
+    """A class whose attributes a pickle cannot set: for a class, BUILD means `setattr`."""
+
+    @property
+    def __setstate__(cls) -> Any:
+        raise pickle.UnpicklingError(f"it changes the class {cls.__name__}")
+
+
+class Record(metaclass=_Sealed):
     """Stands for an object of torch: its attributes, or the state it was pickled with."""
 
     state: Any = None
+    _is_built = False
 
     def __new__(cls, *arguments: Any) -> Record:
         record = super().__new__(cls)
@@ -33,6 +44,10 @@ class Record:
         self.arguments: tuple[Any, ...]
 
     def __setstate__(self, state: Any) -> None:
+        if self._is_built:
+            # No pickler does, and the second state could set what this class does not know of.
+            raise pickle.UnpicklingError("it sets the state of an object twice")
+        self._is_built = True
         if isinstance(state, dict):
             self.__dict__.update(state)
         else:
@@ -64,6 +79,33 @@ def load(data: bytes, origin: str) -> Any:
         raise CheckpointError(f"{origin}: {error.message}", error.hint) from error
     except Exception as error:  # noqa: BLE001 damaged bytes make the unpickler raise anything
         raise CheckpointError(f"{origin} is damaged: {error}", "use another checkpoint") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsal:
+    """What came of going through one pickle."""
+
+    value: Any
+    """Plain values as they are; what would have been made by a call is a `StandIn`."""
+    names: frozenset[tuple[str, str]]
+    """Module and name of all that it would import."""
+    nested: tuple[bytes, ...]
+    """What is unpickled in its turn: by `torch.storage._load_from_bytes`, or from a BytesIO."""
+
+
+def rehearse(file: BinaryIO, limit_bytes: int) -> Rehearsal:
+    """Go through the pickle at the position of `file`, and leave the position behind it.
+
+    Raises CheckpointError when it cannot be followed to its end, or wants the memory of a pickle
+    longer than `limit_bytes`.
+    """
+    witness = _Witness(file, encoding="utf-8")  # as torch.load asks for it
+    try:
+        with _bounded_memory(SPARE_BYTES + BYTES_PER_BYTE * limit_bytes):
+            value = witness.load()
+    except Exception as error:  # noqa: BLE001 damaged bytes make the unpickler raise anything
+        raise CheckpointError(f"its pickle cannot be followed: {error}", "use another checkpoint") from error
+    return Rehearsal(value=value, names=frozenset(witness.names), nested=tuple(witness.nested))
 
 
 @contextlib.contextmanager
@@ -100,3 +142,93 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         """A tensor's storage: ("storage", type, record name, device, number of values)."""
         return pid
+
+
+class StandIn(metaclass=_Sealed):
+    """What a pickle would have imported, or got from calling it; takes everything and does nothing."""
+
+    def __new__(cls, *arguments: Any, **named: Any) -> Any:
+        return super().__new__(cls)
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, value: Any) -> None:
+        pass
+
+    def extend(self, values: Any) -> None:
+        pass
+
+    def add(self, value: Any) -> None:
+        pass
+
+
+class _Witness(pickle.Unpickler):
+    """Notes what is imported. The opcodes, the stack and the memo are those of the real unpickler."""
+
+    def __init__(self, file: BinaryIO, *, encoding: str) -> None:
+        super().__init__(file, encoding=encoding)
+        self.names: set[tuple[str, str]] = set()
+        self.nested: list[bytes] = []
+
+    def find_class(self, module: str, name: str) -> Any:
+        self.names.add((module, name))
+        match module, name:
+            case "torch.storage", "_load_from_bytes":
+                return self._nesting("_load_from_bytes")
+            case "_io", "BytesIO":
+                return self._nesting("BytesIO")
+            case "_codecs", "encode":
+                return _Encode
+            case (("builtins" | "__builtin__"), "bytes"):
+                return _Bytes
+        return type(name, (StandIn,), {})
+
+    def persistent_load(self, pid: Any) -> Any:
+        if not (isinstance(pid, tuple) and pid and isinstance(pid[0], str) and pid[0] == "storage"):
+            raise pickle.UnpicklingError("it refers to something that is no storage")
+        return StandIn()
+
+    def _nesting(self, name: str) -> type[StandIn]:
+        """A stand-in that keeps the bytes which it is made from."""
+        keep = self._keep
+
+        class Nesting(StandIn):
+            def __new__(cls, *arguments: Any, **named: Any) -> Any:
+                if arguments or named:
+                    keep(arguments, named)
+                return super().__new__(cls)
+
+            def __setstate__(self, state: Any) -> None:
+                keep(state[:1], state[2])
+
+        Nesting.__name__ = name
+        return Nesting
+
+    def _keep(self, arguments: Any, named: Any) -> None:
+        if named or len(arguments) != 1 or type(arguments[0]) is not bytes:
+            raise pickle.UnpicklingError("it unpickles what cannot be known")
+        self.nested.append(arguments[0])
+
+
+class _Encode(StandIn):
+    """`_codecs.encode`: how bytes are written in protocols that have no opcode for them."""
+
+    def __new__(cls, *arguments: Any, **named: Any) -> Any:
+        text, encoding = arguments
+        if encoding not in ("latin1", "latin-1"):
+            raise pickle.UnpicklingError(f"it encodes with {encoding!r}")
+        return str.encode(text, "latin-1")
+
+
+class _Bytes(StandIn):
+    """`bytes`: what empty bytes are in the same protocols."""
+
+    def __new__(cls, *arguments: Any, **named: Any) -> Any:
+        return super().__new__(cls) if arguments or named else b""

@@ -212,9 +212,13 @@ def _understand(iteration: Path, root: Any) -> DistributedCheckpoint:
     tensors: dict[str, Tensor] = {}
     objects: dict[str, Chunk] = {}
     for key, entry in root.state_dict_metadata.items():
-        if not hasattr(entry, "chunks"):
+        # By their class, as torch tells them apart: what it takes for bytes it unpickles.
+        kind = type(entry).__name__
+        if kind == "BytesStorageMetadata":
             objects[key] = _chunk(places[key, None], (), ())
             continue
+        if kind != "TensorStorageMetadata":
+            raise ValueError(f"{key} is a {kind}")
         chunks = tuple(_chunk(places[key, tuple(c.offsets)], tuple(c.offsets), tuple(c.sizes)) for c in entry.chunks)
         tensors[key] = Tensor(key=key, dtype=entry.properties.state[0], shape=tuple(entry.size), chunks=chunks)
     return DistributedCheckpoint(path=iteration, tensors=tensors, objects=objects)
@@ -224,7 +228,12 @@ def _chunk(info: Any, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> Chunk
     name = str(info.relative_path)
     if Path(name).name != name:
         raise ValueError(f"{name} lies outside the checkpoint")
-    return Chunk(offsets=offsets, sizes=sizes, file=name, start=int(info.offset), length=int(info.length))
+    if getattr(info, "transform_descriptors", None):
+        raise ValueError(f"{name} is stored as {info.transform_descriptors}")
+    start, length = int(info.offset), int(info.length)
+    if start < 0 or length < 0:
+        raise ValueError(f"a part of {name} begins at {start} and has {length} bytes")
+    return Chunk(offsets=offsets, sizes=sizes, file=name, start=start, length=length)
 
 
 def _check_backend(iteration: Path) -> None:

@@ -10,6 +10,8 @@ from engine.launch import environment, reference, signals
 from engine.launch.command import Command, Quoter, StepRequest, Words
 
 _OWN_PORTS = (20_000, 32_000)
+# Not the module's own generator: supervisors that were forked from one process, or seeded, would try the same ports.
+_chance = random.SystemRandom()
 _PORT_TRIES = 100
 
 
@@ -89,7 +91,7 @@ def free_port(wanted: int = 0) -> int:
     torchrun listens seconds after the port was chosen; a port of the kernel's own range could be
     some connection's by then. Raises LaunchError when every port tried is taken.
     """
-    tries = (random.randrange(*_OWN_PORTS) for _ in range(_PORT_TRIES))
+    tries = (_chance.randrange(*_OWN_PORTS) for _ in range(_PORT_TRIES))
     for port in (wanted, *tries) if wanted else tries:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -57,12 +57,14 @@ def _unpickled(settings: Settings) -> Iterator[Finding]:
     if not settings.model.checkpoint:
         return
     checkpoint = Path(settings.model.checkpoint).expanduser()
-    if names := danger.foreign_names(checkpoint):
+    if found := danger.find(checkpoint):
         yield error(
             "checkpoint.pickle",
-            f"model.checkpoint holds pickles that call what no training writes: {', '.join(names[:3])}",
+            "model.checkpoint holds pickles that call what no training writes, or that cannot be looked through: "
+            + ", ".join(found[:3]),
             "Megatron unpickles it, which would carry that out with your rights.",
-            "do not load it; convert the Hugging Face safetensors of that model instead",
+            "do not load it; convert the Hugging Face safetensors of that model instead. If a file is only damaged, "
+            "give the directory of a whole iteration",
         )
     elif checkpoint.exists() and checkpoint.stat().st_uid not in (os.getuid(), 0):
         yield warning(

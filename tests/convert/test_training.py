@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.checkpoints import danger
 from engine.plan.layout import Layout
 from tests.convert.conftest import Judge
 from tests.end_to_end.harness import Zygote, losses, make_run
@@ -40,6 +41,8 @@ def test_the_whole_way(zygote: Zygote, megatron_lm: Judge, tmp_path: Path, layou
     # ln 512 = 6.24: the first loss of these weights, and not of others.
     assert result["first_loss"] == pytest.approx(6.24, abs=0.3)
     assert losses(run)[4] < losses(run)[1]
+    # What Megatron saves is no danger, or nobody could go on from a checkpoint.
+    assert danger.find(run.converted) == danger.find(run.checkpoints) == []
     assert zygote.run("export", run)["tensors"] == 71
     tokens = torch.arange(64)[None]
     before, after = (

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import _compat_pickle
+import importlib.util
 import os
 import pickle
-import zipfile
+import subprocess
+import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from engine.plan.layout import Layout
 from engine.plan.plan import Plan, PlannedStep
 from engine.run import launch_checks
 from engine.settings import Settings
+from tests.security import hostile
 
 
 class Evil:
@@ -24,39 +28,132 @@ class Evil:
 
 def _save(path: Path, value: object, protocol: int, *, zipped: bool) -> None:
     data = pickle.dumps(value, protocol)
-    if not zipped:
-        path.write_bytes(data)
-        return
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", data)
+    path.write_bytes(hostile.zipped(data) if zipped else data)
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize(("name", "zipped"), [(".metadata", False), ("common.pt", True), ("train_state.pt", False)])
+@pytest.mark.parametrize(("name", "zipped"), [("x.pt", False), ("common.pt", True), ("train_state.pt", False)])
 def test_what_a_pickle_calls_is_named(protocol: int, name: str, zipped: bool, tmp_path: Path) -> None:
     directory = tmp_path / "iter_0000001"
     directory.mkdir()
-    _save(directory / name, OrderedDict(a=[1, "x"], b={"c"}), protocol, zipped=zipped)
-    assert danger.foreign_names(tmp_path) == []
+    _save(directory / name, {"a": OrderedDict(b={"c"}, d=b"", e=bytearray(b"xy"))}, protocol, zipped=zipped)
+    assert danger.find(tmp_path) == []
     _save(directory / name, {"a": 1, "b": [Evil(), Evil()]}, protocol, zipped=zipped)
-    assert danger.foreign_names(tmp_path) == [f"iter_0000001/{name}: {os.system.__module__}.system"]
+    assert danger.find(tmp_path) == [f"iter_0000001/{name}: {os.system.__module__}.system"]
 
 
-def test_nonsense_is_no_danger(tmp_path: Path) -> None:
-    (tmp_path / ".metadata").write_bytes(b"\x80\x04no pickle")
-    (tmp_path / "common.pt").write_bytes(b"PK\x03\x04 no zip")
-    assert danger.foreign_names(tmp_path) == []
+FILES = sorted(hostile.files(Path("/x")))
 
 
-CALLS = ("torch.hub load", "torch.storage _load_from_bytes", "builtins eval", "megatron.core.utils run",
-         "functools partial", "subprocess Popen")  # fmt: skip
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_looked_through_as_torch_reads_it(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(hostile.files(tmp_path)[name])
+    found = danger.find(tmp_path)
+    assert found and all(name in one for one in found)
+
+
+def test_the_objects_of_an_index_are_looked_through(tmp_path: Path) -> None:
+    for name in hostile.checkpoints(tmp_path, tmp_path):
+        assert danger.find(tmp_path / name), name
+
+
+@pytest.mark.engine
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_torch_carries_every_one_of_them_out(tmp_path: Path) -> None:
+    """Otherwise the two tests above would refuse what is harmless."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.security.hostile", str(tmp_path)],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    carried_out = set(done.stdout.split())
+    assert carried_out == {*FILES, *(path.parent.name for path in tmp_path.glob("index-*/*metadata"))}, done.stderr
+
+
+EVIL_CALL = hostile.call(Path("/x"))
+UNKNOWABLE = {
+    "nothing": b"",
+    "no-pickle": b"\x80\x04no pickle",
+    "no-zip": b"PK\x03\x04 no zip",
+    "cut-off": hostile.zipped(hostile.BENIGN)[:-30],
+    "cut-off-pickle": hostile.legacy(at=3, evil=b"\x80\x02}"),
+    "torchscript": hostile.zipped(hostile.BENIGN, ("archive/constants.pkl", EVIL_CALL)),
+    "stands-twice": hostile.zipped(hostile.BENIGN, ("Archive/data.pkl", EVIL_CALL)),
+    "no-data": hostile.zipped(EVIL_CALL, name="archive/data.pickle"),
+    "a-computed-name": hostile.zipped(b"\x80\x04cbuiltins\nstr\n(Vposix\ntRVsystem\n\x93."),
+    "an-extension": hostile.zipped(b"\x80\x02\x82\x01."),
+    "changes-a-class": hostile.zipped(b"\x80\x04cargparse\nNamespace\n(N}(Va\nNutb."),
+    "a-module-s-source": hostile.legacy(at=3, evil=b"\x80\x02(Vmodule\ncargparse\nNamespace\nNNtQ."),
+    "nested-and-computed": hostile.zipped(b"\x80\x04ctorch.storage\n_load_from_bytes\n(cbuiltins\nstr\n)RtR."),
+    "asks-for-gigabytes": b"\x80\x02]r\xff\xff\xff\xff.",
+}
+
+
+@pytest.mark.parametrize("data", UNKNOWABLE.values(), ids=UNKNOWABLE)
+def test_what_cannot_be_looked_through_is_refused(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_bytes(data)
+    found = danger.find(tmp_path)
+    assert any("cannot be looked through" in one for one in found)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"transform_descriptors": ("stream.zstd",)},
+        {"offset": -1},
+        {"length": 10**12},
+        {"before": hostile.emit(hostile.Made(hostile.BYTES, {}))[:-1] + b"}b}b0"},
+    ],
+)
+def test_an_index_that_torch_might_read_otherwise_is_refused(how: dict[str, object], tmp_path: Path) -> None:
+    data = hostile.zipped(hostile.BENIGN)
+    (tmp_path / "a.distcp").write_bytes(data)
+    (tmp_path / ".metadata").write_bytes(hostile.indexed("a.distcp", len(data)))
+    assert danger.find(tmp_path) == []
+    (tmp_path / ".metadata").write_bytes(hostile.indexed("a.distcp", **{"length": len(data), **how}))
+    assert danger.find(tmp_path)
+
+
+def test_a_pickle_in_the_values_of_a_tensor_is_looked_through(tmp_path: Path) -> None:
+    """Transformer Engine unpickles the bytes of its extra states."""
+    for values, is_clean in ((b"", True), (hostile.BENIGN, True), (EVIL_CALL, False), (b"nonsense", False)):
+        data = hostile.zipped(hostile.BENIGN, ("archive/data/0", values))
+        (tmp_path / "a.distcp").write_bytes(data)
+        (tmp_path / ".metadata").write_bytes(hostile.indexed("a.distcp", len(data), key="mlp._extra_state/shard_0_1"))
+        assert (danger.find(tmp_path) == []) is is_clean
+
+
+def test_a_link_is_followed_and_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "common.pt").write_bytes(EVIL_CALL)
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "round").symlink_to(checkpoint)
+    assert danger.find(checkpoint) == []
+    (checkpoint / "iter_0000001").symlink_to(tmp_path / "elsewhere")
+    assert "iter_0000001/common.pt: posix.mkdir" in danger.find(checkpoint)
+    os.mkfifo(checkpoint / "x.pt")
+    assert "x.pt cannot be looked through: it is a pipe or a device" in danger.find(checkpoint)
+
+
+def test_no_name_becomes_another_one() -> None:
+    """Old protocols rename what they import: a harmless name must not turn into one that is not."""
+    for before, after in _compat_pickle.NAME_MAPPING.items():
+        assert danger.is_harmless(*after) or not danger.is_harmless(*before), before
+    for before, after in _compat_pickle.IMPORT_MAPPING.items():
+        assert before == "__builtin__" or not danger.is_harmless(before, "OrderedDict"), (before, after)
+
+
+CALLS = ("torch.hub load", "torch float_power", "builtins eval", "builtins getattr", "megatron.core.utils run",
+         "megatron.core.utils Popen", "torch.distributed.checkpoint.planner Enum", "functools partial",
+         "subprocess Popen", "argparse Namespace.x", "pathlib Path.unlink")  # fmt: skip
 
 
 @pytest.mark.parametrize("module_and_name", CALLS)
 def test_a_library_s_own_functions_are_no_excuse(module_and_name: str, tmp_path: Path) -> None:
     module, name = module_and_name.split()
-    (tmp_path / "x.pt").write_bytes(f"c{module}\n{name}\n.".encode())
-    assert danger.foreign_names(tmp_path) == [f"x.pt: {module}.{name}"]
+    (tmp_path / "x.pt").write_bytes(hostile.zipped(f"c{module}\n{name}\n.".encode()))
+    assert danger.find(tmp_path) == [f"x.pt: {module}.{name}"]
 
 
 def test_it_is_refused_before_the_start(tmp_path: Path) -> None:
@@ -65,6 +162,6 @@ def test_it_is_refused_before_the_start(tmp_path: Path) -> None:
     settings = Settings().with_values({"model.name": "tiny", "model.checkpoint": str(tmp_path)})
     keys = [finding.key for finding in launch_checks.check(settings, plan)]
     assert "checkpoint.pickle" not in keys
-    _save(tmp_path / ".metadata", Evil(), 4, zipped=False)
+    _save(tmp_path / "common.pt", Evil(), 4, zipped=False)
     [found] = [one for one in launch_checks.check(settings, plan) if one.key == "checkpoint.pickle"]
     assert found.severity == "error" and not found.ignorable and "system" in found.what
