@@ -9,7 +9,10 @@ from pathlib import Path
 from engine.checkpoints import torch_dist
 from engine.errors import EngineError
 
-NEEDED = (torch_dist.METADATA, torch_dist.BACKEND, "train_state.pt", "run_config.yaml")
+MEGATRON_LM = (torch_dist.METADATA, torch_dist.BACKEND)
+"""Files that every checkpoint in Megatron's distributed format has; they are written last."""
+NEEDED = (*MEGATRON_LM, "train_state.pt", "run_config.yaml")
+"""And those that Megatron-Bridge adds, without which it cannot go on."""
 ASIDE = "damaged-"
 """Begins the name of a damaged checkpoint that was put aside."""
 
@@ -30,9 +33,14 @@ def iterations(checkpoints: Path) -> list[int]:
     return sorted((int(match[1]) for match in map(_NAME.fullmatch, names) if match), reverse=True)
 
 
-def defect(checkpoint: Path) -> str | None:
+def needed(route: str) -> tuple[str, ...]:
+    """The files that a checkpoint must have that was written on `launch.route`."""
+    return NEEDED if route == "bridge" else MEGATRON_LM
+
+
+def defect(checkpoint: Path, needed: tuple[str, ...] = NEEDED) -> str | None:
     """What is wrong with one checkpoint, or None when nothing is missing or cut off."""
-    for name in NEEDED:
+    for name in needed:
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
     try:
@@ -42,26 +50,32 @@ def defect(checkpoint: Path) -> str | None:
     return problems[0] if problems else None
 
 
-def newest_whole(checkpoints: Path) -> int | None:
+def newest_whole(checkpoints: Path, needed: tuple[str, ...] = NEEDED) -> int | None:
     """The newest iteration whose checkpoint is whole, or None."""
-    return next((one for one in iterations(checkpoints) if defect(directory(checkpoints, one)) is None), None)
+    whole = (one for one in iterations(checkpoints) if defect(directory(checkpoints, one), needed) is None)
+    return next(whole, None)
 
 
-def rotate(checkpoints: Path, keep: int, spare: int | None = None) -> list[int]:
-    """Delete the oldest checkpoints beyond the `keep` newest whole ones, but `spare`; return the iterations deleted.
+def surplus(checkpoints: Path, keep: int, spare: int | None = None, needed: tuple[str, ...] = NEEDED) -> list[int]:
+    """The checkpoints beyond the `keep` newest whole ones, but `spare`, the oldest first.
 
     Megatron's own rotation counts directories; a newest one that is damaged would cost the last good one.
     """
     whole = 0
-    deleted = []
+    found = []
     for iteration in iterations(checkpoints):
-        if whole >= keep:
-            if iteration == spare:
-                continue
-            shutil.rmtree(directory(checkpoints, iteration), ignore_errors=True)
-            deleted.append(iteration)
-        elif defect(directory(checkpoints, iteration)) is None:
-            whole += 1
+        if whole < keep:
+            whole += defect(directory(checkpoints, iteration), needed) is None
+        elif iteration != spare:
+            found.append(iteration)
+    return found[::-1]
+
+
+def rotate(checkpoints: Path, keep: int, spare: int | None = None, needed: tuple[str, ...] = NEEDED) -> list[int]:
+    """Delete the `surplus`; return the iterations deleted."""
+    deleted = surplus(checkpoints, keep, spare, needed)
+    for iteration in deleted:
+        shutil.rmtree(directory(checkpoints, iteration), ignore_errors=True)
     return deleted
 
 

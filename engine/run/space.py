@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import time
+from pathlib import Path
 
 from engine import models
 from engine.checkpoints import training
 from engine.errors import SettingsError
 from engine.plan import finetune
-from engine.run import validation
+from engine.run import rotation, validation
 from engine.run.directory import RunDirectory
 from engine.settings import Settings
 
@@ -49,7 +50,7 @@ class SpaceGuard:
         now = time.monotonic() if now is None else now
         self._measure()
         self._note_pace(iteration, now)
-        if iteration is None or not self._is_near(iteration) or self._is_saving() or self.free_bytes() is None:
+        if iteration is None or not self._expects_save(iteration) or self.free_bytes() is None:
             self._short_since = None
             return None
         if self._has_room() or self._make_room():
@@ -65,6 +66,12 @@ class SpaceGuard:
             f"{last if last is not None else 'none'}"
         )
 
+    def _expects_save(self, iteration: int) -> bool:
+        """True when a save comes near that is neither done nor under way."""
+        last = self._run.last_checkpoint()
+        is_over = last is not None and last >= self._settings.training.iterations
+        return not is_over and self._is_near(iteration) and not self._is_saving()
+
     def free_bytes(self) -> int | None:
         """What the disk has left, or None while it does not answer."""
         try:
@@ -77,21 +84,29 @@ class SpaceGuard:
         return free is None or free >= self.need_bytes
 
     def _make_room(self) -> bool:
-        """Delete what the rotation would delete anyway, never the newest whole checkpoint; True if that was enough."""
-        for aside in self._run.checkpoints.glob(training.ASIDE + "iter_*"):
-            shutil.rmtree(aside, ignore_errors=True)
-        if self._settings.output.keep_checkpoints:
-            training.rotate(self._run.checkpoints, 1, validation.spared(self._run, self._settings))
+        """Delete as much as is needed of what the rotation would delete anyway, or nothing where that is too little.
+
+        Never the newest whole checkpoint.
+        """
+        aside = sorted(self._run.checkpoints.glob(training.ASIDE + "iter_*"))
+        older = rotation.may_go(self._run, self._settings, 1) if self._settings.output.keep_checkpoints else []
+        candidates = [*aside, *(training.directory(self._run.checkpoints, iteration) for iteration in older)]
+        if (self.free_bytes() or 0) + sum(map(_size_bytes, candidates)) < self.need_bytes:
+            return False
+        for candidate in candidates:
+            if self._has_room():
+                break
+            shutil.rmtree(candidate, ignore_errors=True)
         return self._has_room()
 
     def _measure(self) -> None:
         newest = self._run.last_checkpoint()
         if newest is None or newest == self._measured:
             return
-        try:
-            self.need_bytes = training.size_bytes(training.directory(self._run.checkpoints, newest)) or self.need_bytes
-        except OSError:
-            return  # it was just removed
+        # One that was cut short is smaller than the next one will be.
+        if rotation.is_whole(self._run, self._settings, newest):
+            size = _size_bytes(training.directory(self._run.checkpoints, newest))
+            self.need_bytes = size or self.need_bytes
         self._measured = newest
 
     def _note_pace(self, iteration: int | None, now: float) -> None:
@@ -116,3 +131,10 @@ class SpaceGuard:
         keep = self._settings.output.keep_checkpoints
         kept = keep + (validation.spared(self._run, self._settings) is not None)
         return bool(there) and (there[0] != self._run.last_checkpoint() or bool(keep and len(there) > kept))
+
+
+def _size_bytes(checkpoint: Path) -> int:
+    try:
+        return training.size_bytes(checkpoint)
+    except OSError:
+        return 0  # it was just removed

@@ -33,17 +33,20 @@ def best(known: Mapping[int, float]) -> int | None:
     return min(known, key=lambda iteration: (known[iteration], iteration), default=None)
 
 
-def best_saved(run: RunDirectory) -> int | None:
+def best_saved(run: RunDirectory, needed: tuple[str, ...] = training.NEEDED) -> int | None:
     """The iteration with the lowest validation loss of which there is a whole checkpoint, or None."""
     known = losses(run)
     saved = [one for one in training.iterations(run.checkpoints) if one in known]
     ranked = sorted(saved, key=lambda iteration: (known[iteration], iteration))
-    return next((one for one in ranked if training.defect(training.directory(run.checkpoints, one)) is None), None)
+    whole = (one for one in ranked if training.defect(training.directory(run.checkpoints, one), needed) is None)
+    return next(whole, None)
 
 
 def spared(run: RunDirectory, settings: Settings) -> int | None:
     """The iteration whose checkpoint must outlive the rotation, or None."""
-    return best_saved(run) if settings.output.export_checkpoint == BEST else None
+    if settings.output.export_checkpoint != BEST:
+        return None
+    return best_saved(run, training.needed(settings.launch.route))
 
 
 def to_export(run: RunDirectory, settings: Settings) -> int | None:

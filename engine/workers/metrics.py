@@ -10,8 +10,7 @@ from typing import Any
 
 from megatron.bridge.training.callbacks import Callback
 
-from engine.checkpoints import training
-from engine.run import validation
+from engine.run import rotation, validation
 from engine.workers.evaluation import Recorder
 from engine.workers.report import Report
 
@@ -120,9 +119,7 @@ class Metrics(Callback):
             path=path,
             seconds=seconds,
         )
-        settings = self._report.settings
-        if keep := settings.output.keep_checkpoints:
-            training.rotate(self._report.run.checkpoints, keep, validation.spared(self._report.run, settings))
+        rotation.rotate(self._report.run, self._report.settings)
 
     def on_train_end(self, context: Any) -> None:
         state = context.state.train_state

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from engine.checkpoints import training
 from engine.run import space
 from engine.run.directory import RunDirectory
 from engine.run.oversight import stop_before
@@ -126,13 +127,77 @@ def test_a_save_that_is_under_way_is_not_judged(run, free):
     assert [guard.look(19, t) for t in (0.0, 5.0, 10.0)] == [None] * 3
 
 
-def test_a_damaged_checkpoint_makes_room(run, free, monkeypatch):
+class Disk:
+    """A disk on which the listed directories take room; what is removed gives it back."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, total_gib: float, taken_gib: dict[Path, float]) -> None:
+        self.total_gib, self.taken_gib = total_gib, taken_gib
+        for path in taken_gib:
+            path.mkdir(parents=True, exist_ok=True)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=int(self.free_gib * GIB)))
+        monkeypatch.setattr(training, "size_bytes", lambda path: int(taken_gib.get(path, 0) * GIB))
+        monkeypatch.setattr(training, "defect", lambda path, needed: None if path in taken_gib else "damaged")
+
+    @property
+    def free_gib(self) -> float:
+        return self.total_gib - sum(size for path, size in self.taken_gib.items() if path.exists())
+
+
+def _checkpoints(run: RunDirectory, *iterations: int, each_gib: float = 273.0) -> dict[Path, float]:
+    return {training.directory(run.checkpoints, iteration): each_gib for iteration in iterations}
+
+
+def _saved(run: RunDirectory, iteration: int) -> None:
+    """Let the checkpoint of `iteration` be the newest complete one."""
+    (training.directory(run.checkpoints, iteration) / ".metadata").touch()
+    (run.checkpoints / "latest_checkpointed_iteration.txt").write_text(str(iteration))
+
+
+def _there(run: RunDirectory) -> list[int]:
+    return training.iterations(run.checkpoints)
+
+
+def test_a_damaged_checkpoint_makes_room(run, monkeypatch):
     aside = run.checkpoints / "damaged-iter_0000010"
-    aside.mkdir(parents=True)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=(100 if aside.exists() else 400) * GIB))
+    Disk(monkeypatch, 400, {aside: 300})
     guard = _guard(run)
     assert [guard.look(9, t) for t in (0.0, 5.0)] == [None, None]
     assert not aside.exists()
+
+
+def test_no_more_checkpoints_go_than_room_is_needed(run, monkeypatch):
+    Disk(monkeypatch, 4 * 273 + 200, _checkpoints(run, 10, 20, 30, 40))
+    _saved(run, 40)
+    guard = _guard(run, **{"output.keep_checkpoints": 4})
+    assert [guard.look(49, t) for t in (0.0, 5.0)] == [None, None]
+    assert _there(run) == [40, 30, 20]
+
+
+def test_nothing_is_deleted_where_that_would_not_be_enough(run, monkeypatch):
+    Disk(monkeypatch, 2 * 100 + 10, _checkpoints(run, 10, each_gib=50) | _checkpoints(run, 20, each_gib=150))
+    _saved(run, 20)
+    guard = _guard(run)
+    assert guard.look(29, 0.0) is None
+    assert "no room for the checkpoint of iteration 30" in (guard.look(29, 5.0) or "")
+    assert _there(run) == [20, 10]
+
+
+def test_a_training_that_has_saved_its_last_checkpoint_is_left_alone(run, monkeypatch):
+    Disk(monkeypatch, 274, _checkpoints(run, 100))
+    _saved(run, 100)
+    guard = _guard(run)
+    assert [guard.look(100, t) for t in (0.0, 5.0, 10.0)] == [None] * 3
+
+
+def test_a_checkpoint_that_was_cut_short_says_nothing_of_the_next_one(run, monkeypatch):
+    cut = training.directory(run.checkpoints, 10)
+    cut.mkdir(parents=True)
+    Disk(monkeypatch, 100, {})
+    monkeypatch.setattr(training, "size_bytes", lambda path: 1)
+    _saved(run, 10)
+    guard = _guard(run)
+    assert guard.look(11, 0.0) is None
+    assert guard.need_bytes == space.checkpoint_bytes(Settings().with_values(SAVES))
 
 
 def test_a_disk_that_does_not_answer_is_no_full_disk(run, monkeypatch):

@@ -25,7 +25,10 @@ def a_run(path: Path, losses: dict[int, float | None], saved: tuple[int, ...] = 
 
 @pytest.fixture(autouse=True)
 def every_checkpoint_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "defect", lambda checkpoint: "damaged" if (checkpoint / "damaged").exists() else None)
+    def defect(checkpoint: Path, needed: tuple[str, ...] = ()) -> str | None:
+        return "damaged" if (checkpoint / "damaged").exists() else None
+
+    monkeypatch.setattr(training, "defect", defect)
 
 
 def test_losses_are_those_of_the_training(tmp_path: Path) -> None:
