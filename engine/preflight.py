@@ -15,7 +15,7 @@ from engine import models, versions
 from engine.findings import Finding, by_severity, error, info, warning
 from engine.machine import Machine
 from engine.models import Model
-from engine.plan import finetune
+from engine.plan import finetune, schedule
 from engine.plan.plan import Plan
 from engine.preflight_facts import Facts, HubFacts, has_weights, read_facts
 from engine.run.commands import is_in_container
@@ -125,14 +125,8 @@ def _schedule(settings: Settings, plan: Plan) -> Iterator[Finding]:
 
     core/optimizer_param_scheduler.py:160, core/num_microbatches_calculator.py:381.
     """
+    yield from schedule.check(settings.training)
     chosen = settings.training
-    falling = chosen.decay_iterations or chosen.iterations
-    if chosen.warmup_iterations >= falling:
-        what = (
-            f"training.warmup_iterations is {chosen.warmup_iterations}; it must be less than the {falling} iterations"
-        )
-        why = "the learning rate rises first and falls over the rest"
-        yield error("training.warmup", what, why, f"--set training.warmup_iterations={falling // 10}")
     share = chosen.micro_batch * plan.layout.dp
     if chosen.global_batch % share:
         what = (

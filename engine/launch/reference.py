@@ -13,6 +13,7 @@ from engine import models
 from engine.errors import SettingsError
 from engine.launch.command import StepRequest, Words
 from engine.models import Model
+from engine.plan import schedule
 
 SCRIPT = "examples/gptoss/02_train.sh"
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant", "WSD": "WSD",
@@ -177,13 +178,15 @@ def _training(request: StepRequest) -> Words:
         --global-batch-size {training.global_batch} --train-iters {training.iterations}
         --lr {training.learning_rate} --min-lr {training.minimum_learning_rate}
         --lr-decay-style {_SCHEDULES[training.schedule]} --lr-warmup-iters {training.warmup_iterations}
-        --lr-decay-iters {training.decay_iterations or training.iterations}
+        --lr-decay-iters {schedule.decay_iterations(training)}
         --weight-decay {training.weight_decay} --adam-beta2 {training.adam_beta2}
         --clip-grad {training.gradient_clip} --seed {training.seed}
         --eval-interval {training.evaluation_interval} --eval-iters {training.evaluation_iterations}
         --log-interval {training.log_interval} --log-throughput
         """
     )
+    if (falling := schedule.wsd_decay_iterations(training)) is not None:
+        words += ("--lr-wsd-decay-iters", str(falling))  # asserted: optimizer_param_scheduler.py:164
     if training.precision == "bf16":
         words += ("--bf16",)
     if training.recompute == "moe":

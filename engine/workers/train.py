@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.finetune_settings import GOALS
+from engine.plan import schedule
 from engine.run import validation
 from engine.workers import checkpoints, finetune_lora
 from engine.workers.evaluation import Recorder, read_last
@@ -30,7 +31,7 @@ def work(report: Report) -> Mapping[str, Any]:
     if resumed is None:
         training_config.check_start(report)
     else:
-        checkpoints.check_schedule(report.run, resumed, training_config.decay_iterations(report.settings))
+        checkpoints.check_schedule(report.run, resumed, schedule.decay_iterations(report.settings.training))
     finetune_lora.check_base(report, is_resumed=resumed is not None)
     config = training_config.make(report, model.make_bridge(report, with_weights=False))
     recorder = Recorder(report.run)

@@ -11,7 +11,7 @@ from engine.checkpoints.torch_dist import TRACKER
 from engine.data.manifest import Manifest
 from engine.errors import PlanError, SettingsError
 from engine.finetune_settings import GOALS
-from engine.plan import finetune
+from engine.plan import finetune, schedule
 from engine.settings import Settings
 from engine.workers import finetune_lora, profile, trackers
 from engine.workers.report import Report
@@ -54,8 +54,8 @@ def make(report: Report, bridge: Any) -> Any:
         scheduler=bridge_config.SchedulerConfig(
             lr_decay_style=training.schedule,
             lr_warmup_iters=training.warmup_iterations,
-            lr_decay_iters=decay_iterations(settings),
-            lr_wsd_decay_iters=decay_iterations(settings) // 10 if training.schedule == "WSD" else None,
+            lr_decay_iters=schedule.decay_iterations(training),
+            lr_wsd_decay_iters=schedule.wsd_decay_iterations(training),
             start_weight_decay=training.weight_decay,
             end_weight_decay=training.weight_decay,
             weight_decay_incr_style="constant",
@@ -85,11 +85,6 @@ def make(report: Report, bridge: Any) -> Any:
     )
 
 
-def decay_iterations(settings: Settings) -> int:
-    """Over how many iterations the learning rate falls; a resume with another number is refused."""
-    return settings.training.decay_iterations or settings.training.iterations
-
-
 def _evaluation_iterations(report: Report) -> int:
     """Global batches of one evaluation: of packed chats no more than there are, so that each sees the same."""
     training = report.settings.training
@@ -114,7 +109,8 @@ def check_start(report: Report) -> None:
 
 def _check(settings: Settings, report: Report) -> None:
     training, layout = settings.training, report.plan.layout
-    for found in finetune.check(settings, models.find(settings), report.plan.device, layout):
+    model = models.find(settings)
+    for found in (*finetune.check(settings, model, report.plan.device, layout), *schedule.check(training)):
         if found.severity == "error":
             raise SettingsError(f"{found.what}: {found.why}", found.fix)
     if report.world_size != layout.world_size:
@@ -128,12 +124,6 @@ def _check(settings: Settings, report: Report) -> None:
             f"training.global_batch: {training.global_batch} is no multiple of micro batch x data parallel "
             f"({training.micro_batch} x {layout.dp})",
             f"try {samples * max(1, round(training.global_batch / samples))}",
-        )
-    if training.warmup_iterations >= decay_iterations(settings):
-        raise SettingsError(
-            f"training.warmup_iterations: {training.warmup_iterations} is not less than the "
-            f"{decay_iterations(settings)} iterations over which the learning rate falls",
-            f"try {decay_iterations(settings) // 10}",
         )
 
 
