@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from engine.errors import SettingsError
@@ -208,7 +207,7 @@ class TrainingSettings:
     decay_iterations: int = option(
         0,
         help="Iterations over which the learning rate falls; 0 means the whole run.",
-        why="A run can only be prolonged later when this stays the same.",
+        why="A run that is prolonged keeps it; beyond its end the rate stays at minimum_learning_rate.",
         minimum=0,
         maximum=100_000_000,
         native="scheduler.lr_decay_iters",
@@ -481,16 +480,6 @@ _TABLES: dict[str, type] = {
 }
 OPTIONS: dict[str, Option] = {o.key: o for table, owner in _TABLES.items() for o in options_of(table, owner)}
 """Every option by its key, in the order in which people meet them."""
-
-
-def with_absolute_paths(settings: Settings, base: Path) -> Settings:
-    """A copy whose relative paths count from `base`: a run is carried out elsewhere."""
-    values = {key: str(settings.value(key)) for key, one in OPTIONS.items() if one.is_path}
-    if values["data.path"].startswith(HUB_PREFIX):
-        values["data.path"] = ""
-    if "/" not in values["launch.python"]:
-        values["launch.python"] = ""  # a bare name is looked up on the PATH, as a shell does
-    return settings.with_values({key: str(base / Path(value).expanduser()) for key, value in values.items() if value})
 
 
 def find_option(key: str) -> Option:

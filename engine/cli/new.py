@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from engine import answers, imports, presets, settings_file
+from engine import answers, imports, local_paths, presets, settings_file
 from engine.cli import lengths, output, starting
 from engine.cli.machines import machine_of
 from engine.errors import EngineError, ExitCode, SettingsError
@@ -61,7 +61,7 @@ def base_settings(arguments: argparse.Namespace) -> Settings | None:
         for line in account(found):
             output.say(line)
         settings = settings.with_values(found.values)
-    settings = settings.with_values(parse_assignments(arguments.assignments))
+    settings = local_paths.absolute(settings.with_values(parse_assignments(arguments.assignments)))
     return lengths.apply(settings, lambda: machine_of(arguments), arguments.length)
 
 

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from typing import Any
 
-from engine import models, presets
+from engine import local_paths, models, presets
 from engine.cli import output
 from engine.cli.machines import machine_of
 from engine.errors import ExitCode
@@ -39,7 +39,8 @@ def plan(arguments: argparse.Namespace) -> int:
 def _question(arguments: argparse.Namespace, machine: Machine | None) -> Question:
     """Flags over the preset's settings over the planner's own choice."""
     preset = presets.find(arguments.preset).settings if arguments.preset else None
-    settings = (preset or Settings()).with_values(parse_assignments(arguments.assignments))
+    chosen = (preset or Settings()).with_values(parse_assignments(arguments.assignments))
+    settings = local_paths.absolute(chosen)
     if arguments.model:
         key = "model.name" if arguments.model in models.CATALOGUE else "model.path"
         custom = {} if key == "model.name" else {"model.name": "custom"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from engine import machine_file, presets
+from engine import local_paths, machine_file, presets
 from engine.cli import output
 from engine.cli.machines import machine_of
 from engine.errors import ExitCode, SettingsError
@@ -23,7 +23,8 @@ def export_scripts(arguments: argparse.Namespace) -> int:
         missing = "--preset NAME" if not arguments.preset else "--output DIR"
         example = "for example: gptoss export-scripts --preset rehearsal --output scripts"
         raise SettingsError(f"{missing} is missing", example)
-    settings = presets.find(arguments.preset).settings.with_values(parse_assignments(arguments.assignments))
+    chosen = presets.find(arguments.preset).settings.with_values(parse_assignments(arguments.assignments))
+    settings = local_paths.absolute(chosen)
     plan = make_plan(settings, _machine(arguments, settings))
     directory = Path(arguments.output).expanduser().absolute()
     written, notes = exported.export(settings, plan, directory)

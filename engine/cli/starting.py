@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
-from engine import presets
+from engine import local_paths, presets, settings_file
 from engine.cli import follow, lengths, output
 from engine.cli.machines import machine_of
 from engine.errors import EngineError, ExitCode, PreflightError, SettingsError
@@ -13,7 +14,7 @@ from engine.findings import Finding
 from engine.machine import Machine
 from engine.plan.plan import Plan
 from engine.plan.planner import make_plan
-from engine.run import commands, start
+from engine.run import changes, commands, start
 from engine.run.directory import RunDirectory
 from engine.settings import Settings, parse_assignments
 from engine.settings_file import dumps
@@ -31,14 +32,53 @@ def quickstart(arguments: argparse.Namespace) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Start a run from a preset or a settings file, or resume one."""
     if arguments.resume:
-        found = start.find(arguments.resume)
-        start.resume(found, parse_assignments(arguments.assignments))
-        return report_start(found, arguments)
+        return _resume(arguments)
     if not arguments.preset:
         raise SettingsError("no preset was named", "for example: gptoss run rehearsal; list them with: gptoss presets")
     machine = machine_of(arguments)
     settings = _edited(presets.find(arguments.preset).settings, machine, arguments)
     return start_and_follow(arguments, settings, machine)
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    """Go on with a run, or with --dry-run only tell what that would do."""
+    for given, what in ((arguments.preset, "the preset"), (arguments.name, "--name")):
+        if given:
+            raise SettingsError(f"a run that is resumed keeps its settings and its name: {what} {given!r} says nothing",
+                                "leave it out; change settings with --set")  # fmt: skip
+    found = start.find(arguments.resume)
+    values: dict[str, object] = dict(parse_assignments(arguments.assignments))
+    if arguments.length:
+        old = settings_file.load(found.settings)
+        new = lengths.apply(old.with_values(values), lambda: machine_of(arguments), arguments.length)
+        values["training.iterations"] = new.training.iterations
+    if arguments.dry_run:
+        return _dry_resume(found, values, arguments)
+    if arguments.machine:
+        raise SettingsError(f"{arguments.machine} describes a machine that is not this one", "leave --machine out")
+    for sentence in start.resume(found, values, force=arguments.force).told:
+        output.say(sentence)
+    return report_start(found, arguments)
+
+
+def _dry_resume(found: RunDirectory, values: dict[str, object], arguments: argparse.Namespace) -> int:
+    """Tell what a resume would do; the run stays as it is."""
+    state = start.readable_state(found)
+    start.refuse_at_work(found, state)
+    machine = machine_of(arguments) if arguments.machine else None
+    made = changes.judge(found, state, values, machine=machine, force=arguments.force)
+    plan = replace(made.plan, steps=tuple(step for step in made.plan.steps if step.name in made.steps))
+    script = commands.all_steps_script(found, made.settings, plan)
+    if arguments.json:
+        changed = {key: {"old": old, "new": new} for key, (old, new) in made.changed.items()}
+        output.print_json(
+            {"run": found.name, "changed": changed, "steps": made.steps, "told": made.told, "script": script}
+        )
+        return ExitCode.DONE
+    print(output.clean(script), end="")
+    for sentence in made.told:
+        output.say(sentence)
+    return ExitCode.DONE
 
 
 def prepare_run(
@@ -87,7 +127,7 @@ def start_and_follow(arguments: argparse.Namespace, settings: Settings, machine:
 
 def _edited(base: Settings, machine: Machine, arguments: argparse.Namespace) -> Settings:
     """A preset's settings with what the command line changes."""
-    settings = base.with_values(parse_assignments(arguments.assignments))
+    settings = local_paths.absolute(base.with_values(parse_assignments(arguments.assignments)))
     return lengths.apply(settings, lambda: machine, arguments.length)
 
 

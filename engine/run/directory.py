@@ -1,6 +1,6 @@
 """The run directory: the only output and the only truth. Documented in docs/run-directory.md.
 
-Names and reads what is in it. Who writes what: the supervisor writes `state.json`,
+Names and reads what is in it, and locks it. Who writes what: the supervisor writes `state.json`,
 `distributed_config.env` and the attempt directories' `command.sh`; workers write
 `metrics.jsonl` and their own files; both append to `events.jsonl`.
 """
@@ -11,9 +11,11 @@ import errno
 import fcntl
 import json
 import os
+import platform
 import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ from engine.monitor.record import parse_record
 from engine.plan.plan import Plan
 from engine.run.state import State
 
+ENDING_S = 10.0
+"""How long a supervisor may take to leave after its last word."""
+_ATTEMPT = re.compile(r"(\d+)-[a-z]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
@@ -66,6 +71,13 @@ class RunDirectory:
         """The directory of one attempt: rank logs, command, reports."""
         return self.attempts / f"{number:02d}-{step}"
 
+    def newest_attempt(self) -> tuple[int, Path | None]:
+        """Number and directory of the newest attempt, also of one that the state does not know; (0, None) before."""
+        found = [
+            (int(match[1]), path) for path in self.attempts.glob("*-*") if (match := _ATTEMPT.fullmatch(path.name))
+        ]
+        return max(found, default=(0, None))
+
     def read_plan(self) -> Plan:
         """Raises RunError for a missing, newer or damaged plan."""
         return Plan.from_json(self._read(self.plan))
@@ -82,9 +94,9 @@ class RunDirectory:
         tracker = self.checkpoints / "latest_checkpointed_iteration.txt"
         try:
             iteration = int(tracker.read_text(encoding="ascii"))
+            is_there = (self.checkpoints / f"iter_{iteration:07d}" / ".metadata").exists()
         except (OSError, ValueError):
             return None
-        is_there = (self.checkpoints / f"iter_{iteration:07d}" / ".metadata").exists()
         return iteration if is_there else None
 
     def append_event(self, kind: str, message: str, **facts: Any) -> None:
@@ -128,19 +140,18 @@ def create(root: Path, name: str) -> RunDirectory:
     path = root / name
     try:
         root.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=0o700)  # logs and env files may hold what others must not read
-    except FileExistsError:
-        raise RunError(
-            f"the run {name!r} exists already: {path}",
-            f"give another name, or continue it: gptoss run --resume {name}",
-        ) from None
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)  # logs and env files may hold what others must not read
+            (path / "attempts").mkdir()
+            return RunDirectory(path)
     except OSError as error:
         raise RunError(
             f"{path} cannot be made: {error.strerror}", "choose another place with --set output.directory=DIR"
         ) from error
-    run = RunDirectory(path)
-    run.attempts.mkdir()
-    return run
+    raise RunError(
+        f"the run {name!r} exists already: {path}",
+        f"give another name, or continue it: gptoss run --resume {name}",
+    )
 
 
 def check_name(name: str) -> str:
@@ -154,19 +165,43 @@ def find(root: Path, reference: str) -> RunDirectory:
     """The run called `reference` in `root`, or at the path `reference`. Raises NotFoundError."""
     path = Path(reference).expanduser()
     for candidate in (root / reference, path):
-        if (candidate / "state.json").exists():
-            return RunDirectory(candidate.resolve())
+        if _is_run(candidate):
+            return RunDirectory(_resolved(candidate))
     raise NotFoundError(f"there is no run {reference!r} in {root}", "list runs with: gptoss runs")
 
 
 def list_runs(root: Path) -> list[RunDirectory]:
-    """Every run in `root`, newest first."""
+    """Every run in `root`, the one that was made last first."""
     try:
-        found = [entry for entry in root.iterdir() if (entry / "state.json").exists()]
+        found = [RunDirectory(_resolved(entry)) for entry in root.iterdir() if _is_run(entry)]
     except OSError:
         return []
-    found.sort(key=lambda entry: (entry / "state.json").stat().st_mtime, reverse=True)
-    return [RunDirectory(entry.resolve()) for entry in found]
+    return sorted(found, key=_created, reverse=True)
+
+
+def _is_run(entry: Path) -> bool:
+    """True for a directory with the record of a run, also one whose share does not answer."""
+    try:
+        return any((entry / name).exists() for name in ("state.json", "plan.json"))
+    except OSError:
+        return True
+
+
+def _resolved(entry: Path) -> Path:
+    try:
+        return entry.resolve()
+    except OSError:
+        return entry.absolute()
+
+
+def _created(run: RunDirectory) -> float:
+    """When the run was made: its supervisor goes on writing the state, so that the file's own time says nothing."""
+    try:
+        return run.read_state().created
+    except RunError:
+        with suppress(OSError):
+            return run.plan.stat().st_mtime
+        return 0.0
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
@@ -184,12 +219,70 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
         return
 
 
-def hold(run: RunDirectory) -> int:
-    """Hold the run for this process's life. Raises RunError when another supervisor does."""
+@contextmanager
+def held(run: RunDirectory, what: str, wait_s: float = ENDING_S) -> Iterator[int]:
+    """Hold the run while it is changed; yields the descriptor of the lock. Raises as `hold` does."""
+    descriptor = hold(run, what, wait_s)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def hold(run: RunDirectory, what: str, wait_s: float = ENDING_S) -> int:
+    """Hold the run until the descriptor that is returned is closed, here and where it was handed on.
+
+    Waits for a supervisor that is about to end, or for somebody who changes the run, but not for a run at work.
+    `what` says who holds it. Raises RunError when somebody else does, OSError when the lock cannot be made.
+    """
     descriptor = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + wait_s
+    try:
+        while not _try_lock(run, descriptor):
+            if time.monotonic() > deadline or _is_at_work(run):
+                hint = f"watch it with: gptoss attach {run.name}"
+                raise RunError(f"{run.name} has a supervisor already: {_holder(descriptor)}", hint)
+            time.sleep(0.1)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    note_holder(descriptor, what)
+    return descriptor
+
+
+def note_holder(descriptor: int, what: str) -> None:
+    """Write who holds the lock into it, for those who would like to."""
+    text = f"{what}, process {os.getpid()} on {platform.node()}\n".encode()
+    with suppress(OSError):  # a full disk; the lock holds all the same
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text, 0)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        text = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip()
+    except OSError:
+        text = ""
+    return text or "it is held by another process"
+
+
+def _try_lock(run: RunDirectory, descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise RunError(f"{run.name} has a supervisor already", f"watch it with: gptoss attach {run.name}") from None
-    return descriptor
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise RunError(
+                f"the file system of {run.path} has no locks: {error.strerror}",
+                "mount it with them (Lustre: flock), or choose another place with --set output.directory=DIR",
+            ) from error
+        raise
+    return True
+
+
+def _is_at_work(run: RunDirectory) -> bool:
+    try:
+        return run.read_state().observed().status.is_live
+    except RunError:
+        return False

@@ -41,7 +41,7 @@ def repair(run: RunDirectory, *, has_processes: bool = True) -> list[str]:
     Without `has_processes` it is known that none of its processes is alive here.
     """
     try:
-        lock = directory.hold(run)
+        lock = directory.hold(run, "gptoss runs --repair", wait_s=0)
     except RunError:
         return []  # at work
     try:
@@ -90,7 +90,8 @@ def _is_elsewhere(run: RunDirectory, state: State) -> str:
     """Why the run is none of this machine's business, or nothing."""
     if not state.status.is_live:
         return ""
-    if side_scripts.is_queued(run.attempt(state.attempt, state.step)):
+    _, last = run.newest_attempt()
+    if last and side_scripts.is_queued(last):
         return f"Slurm carries it out; follow it with: gptoss run --resume {run.name}"
     if state.observed().status.is_live:
         return f"it runs on {state.host}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -11,34 +12,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from engine import env_file, paths, secrets, settings_file
+from engine import env_file, local_paths, paths, secrets, settings_file
 from engine.errors import LaunchError, NotFoundError, RunError
 from engine.machine import Machine, detect
-from engine.monitor.cures import EDITED
 from engine.paths import write_atomic
 from engine.plan.plan import Plan
 from engine.plan.planner import make_plan
 from engine.processes import ProcessId
-from engine.run import commands, directory, reports, side_scripts
+from engine.run import changes, commands, directory, reports, side_scripts
+from engine.run.changes import Resumption
 from engine.run.directory import RunDirectory
 from engine.run.job import processes_of
 from engine.run.state import State, Status, StepState
-from engine.settings import Settings, with_absolute_paths
-
-_CHANGEABLE = (
-    "training.iterations",
-    "training.checkpoint_interval",
-    "training.evaluation_interval",
-    "training.evaluation_iterations",
-    "training.patience",
-    "launch.",
-    "output.keep_checkpoints",
-    *EDITED,
-)
-"""Settings that may change within a run: how far, how often and how, and what cures a failure."""
-
-_PLANNED = ("layout.", "machine.", "training.micro_batch", "training.global_batch", "training.recompute")
-"""Those that the plan was made from."""
+from engine.settings import Settings
 
 
 def create(settings: Settings, plan: Plan, name: str = "") -> RunDirectory:
@@ -47,7 +33,7 @@ def create(settings: Settings, plan: Plan, name: str = "") -> RunDirectory:
     An empty name becomes MODEL-DATE-TIME. Raises RunError when the run exists or the place is
     not writable, SettingsError when a setting or the env file holds a secret.
     """
-    settings = with_absolute_paths(settings, Path.cwd())
+    settings = local_paths.absolute(settings)
     secrets.refuse(settings_file.dumps(settings), "the run's settings.toml")
     environment = environment_text(settings)
     root = Path(settings.output.directory) if settings.output.directory else paths.runs_root()
@@ -61,15 +47,20 @@ def create(settings: Settings, plan: Plan, name: str = "") -> RunDirectory:
     return run
 
 
-def launch(run: RunDirectory) -> None:
-    """Give the run its detached supervisor. Raises LaunchError, RunError when it has one."""
+def launch(run: RunDirectory, lock: int | None = None) -> None:
+    """Give the run its detached supervisor, and with it the `lock` on the run if it is held already.
+
+    Raises LaunchError, also when the run has a supervisor.
+    """
+    handed_on = () if lock is None else (lock,)
     started = subprocess.run(
-        [sys.executable, "-m", "engine.run.supervisor", str(run.path)],
+        [sys.executable, "-m", "engine.run.supervisor", str(run.path), *map(str, handed_on)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONSAFEPATH": "1"},
+        pass_fds=handed_on,
     )
     if started.returncode != 0:
         message, _, hint = started.stderr.strip().rpartition("\n")
@@ -84,32 +75,54 @@ def start(settings: Settings, *, name: str = "", machine: Machine | None = None)
     return run
 
 
-def resume(run: RunDirectory, changes: Mapping[str, object] | None = None) -> None:
-    """Go on with a run that was stopped, failed or lost its supervisor, or prolong a finished one.
+def resume(
+    run: RunDirectory,
+    values: Mapping[str, object] | None = None,
+    *,
+    machine: Machine | None = None,
+    force: bool = False,
+) -> Resumption:
+    """Go on with a run that was stopped, failed or lost its supervisor, or prolong a finished one; say what it does.
 
-    Finished steps stay finished and training goes on from its last complete checkpoint.
-    Raises RunError when the run is at work, has nothing left to do, or a change would make
-    another run of it.
+    Finished steps stay finished and training goes on from its last complete checkpoint. It is judged as a whole
+    before anything is written, and nobody else can resume the run meanwhile. Raises RunError when the run is at work,
+    LaunchError, and as `changes.judge` does.
     """
-    state = readable_state(run)
+    refuse_at_work(run, readable_state(run))
+    try:
+        with directory.held(run, "gptoss run --resume") as lock:
+            state = readable_state(run)
+            refuse_at_work(run, state)
+            resumption = changes.judge(run, state, values, machine=machine, force=force)
+            _write_resumption(run, state, resumption)
+            launch(run, lock)
+    except OSError as error:
+        raise RunError(f"{run.path} cannot be written: {error.strerror}", "check its disk, then resume") from error
+    return resumption
+
+
+def _write_resumption(run: RunDirectory, state: State, resumption: Resumption) -> None:
+    environment = environment_text(resumption.settings) if "launch.env_file" in resumption.changed else ""
+    end_remains(run, state, keep_queued=True)
+    # The state first: whoever is killed in between leaves a run that only makes steps again.
+    starter = ProcessId.of(os.getpid())
+    ready = replace(resumption.state(state), starter=starter, host=platform.node(), heartbeat=time.time())
+    write_atomic(run.state, ready.to_json())
+    if resumption.has_new_plan:
+        write_atomic(run.plan, resumption.plan.to_json())
+    if resumption.changed:
+        settings_file.save(resumption.settings, run.settings)
+    if environment:
+        write_atomic(run.environment, environment)
+    commands.place_source(run, resumption.settings)
+    run.append_event("resumed", "going on where the run was left: " + "; ".join(resumption.told))
+
+
+def refuse_at_work(run: RunDirectory, state: State) -> None:
+    """Raise RunError when the run, which is in `state`, has a supervisor."""
     seen = state.observed()
     if seen.status.is_live:
         raise RunError(f"{run.name} is {seen.status}", f"watch it with: gptoss attach {run.name}")
-    redo = _apply(run, state, changes or {})
-    if seen.status is Status.FINISHED and not redo:
-        raise RunError(f"{run.name} has finished", "prolong it with: --set training.iterations=N")
-    end_remains(run, state, keep_queued=True)
-    commands.place_source(run, settings_file.load(run.settings))
-    steps = tuple(
-        step
-        if step.status is Status.FINISHED and step.name not in redo
-        else replace(step, status=Status.PENDING, message="")
-        for step in state.steps
-    )
-    state = replace(state, status=Status.PENDING, steps=steps, message="", job=None)
-    write_atomic(run.state, state.to_json())
-    run.append_event("resumed", "going on where the run was left")
-    launch(run)
 
 
 def stop(run: RunDirectory) -> None:
@@ -168,31 +181,6 @@ def readable_state(run: RunDirectory) -> State:
     return replace(state, status=Status.FINISHED) if is_done else state
 
 
-def _apply(run: RunDirectory, state: State, changes: Mapping[str, object]) -> set[str]:
-    """Write changed settings and what they make of the plan; return the steps that must be done again."""
-    if not changes:
-        return set()
-    for key in changes:
-        if not key.startswith(_CHANGEABLE):
-            raise RunError(f"{key} cannot change within a run", "start another run: gptoss run PRESET --set ...")
-    old = settings_file.load(run.settings)
-    new = old.with_values(changes)
-    is_longer = new.training.iterations > old.training.iterations
-    if is_longer and not old.training.decay_iterations:
-        # The schedule of the part that was trained must not change under it.
-        new = new.with_values({"training.decay_iterations": old.training.iterations})
-    if any(key.startswith(_PLANNED) for key in changes):
-        plan = make_plan(new, detect())
-        kept = tuple(step for step in plan.steps if any(step.name == known.name for known in state.steps))
-        write_atomic(run.plan, replace(plan, steps=kept).to_json())
-    settings_file.save(new, run.settings)
-    names = [step.name for step in state.steps]
-    if any(key.startswith("data.") for key in changes):
-        return set(names)
-    goes_on = is_longer or new.training.patience != old.training.patience
-    return set(names[names.index("train") :]) if goes_on else set()
-
-
 def _live_supervisor(run: RunDirectory) -> ProcessId:
     state = run.read_state().observed()
     if not state.status.is_live or state.supervisor is None:
@@ -212,15 +200,16 @@ def end_remains(run: RunDirectory, state: State, *, keep_queued: bool = False) -
 
     With `keep_queued` a Slurm job is spared: the next attempt follows it.
     """
-    last = run.attempt(state.attempt, state.step)
-    if keep_queued and side_scripts.is_queued(last):
+    _, last = run.newest_attempt()
+    if keep_queued and last and side_scripts.is_queued(last):
         return 0
     left = [*([state.job] if state.job else []), *processes_of(run.path)]
-    for attempt in run.attempts.glob("[0-9]*-*"):
-        left += [r.process for r in reports.read_reports(attempt) if r.process and r.outcome is reports.Outcome.RUNNING]
+    reported = [report for attempt in run.attempts.glob("[0-9]*-*") for report in reports.read_reports(attempt)
+                if report.outcome is reports.Outcome.RUNNING]  # fmt: skip
+    left += [report.process for report in reported if report.process]
     ended = sum(process.send(signal.SIGKILL) for process in dict.fromkeys(left))
     # What runs in a container, on other nodes or in a queue is no process of this machine.
-    if state.status.is_live:
+    if last and (state.status.is_live or reported or int(last.name.partition("-")[0]) > state.attempt):
         ended += side_scripts.kill(last)
     deadline = time.monotonic() + 10
     while any(process.is_alive() for process in left) and time.monotonic() < deadline:
@@ -262,7 +251,8 @@ def _fill(run: RunDirectory, settings: Settings, plan: Plan, environment: str) -
     write_atomic(run.command, commands.all_steps_script(run, settings, plan), mode=0o755)
     commands.place_source(run, settings)
     steps = tuple(StepState(name=step.name) for step in plan.steps)
-    state = State(name=run.name, steps=steps, created=time.time(), heartbeat=time.time())
+    now, starter = time.time(), ProcessId.of(os.getpid())
+    state = State(name=run.name, steps=steps, created=now, heartbeat=now, starter=starter)
     # Last: a directory with a state is a run.
     write_atomic(run.state, state.to_json())
 

@@ -20,9 +20,10 @@ VERSION = 1
 
 
 class Status(StrEnum):
-    """pending -> running -> finished | failed | stopping -> stopped; a resume goes back to running.
+    """pending -> running -> finished | failed | stopping -> stopped; a resume goes back to pending.
 
-    `lost` is never written: it is what a reader sees when the supervisor died while running.
+    `lost` is never written: it is what a reader sees when the supervisor died while running, or when
+    whoever started the run died before there was one.
     """
 
     PENDING = "pending"
@@ -70,6 +71,8 @@ class State:
     heartbeat: float = 0.0
     host: str = field(default_factory=platform.node)
     supervisor: ProcessId | None = None
+    starter: ProcessId | None = None
+    """Who made a pending run ready and is to give it a supervisor."""
     job: ProcessId | None = None
     """The leader of the process group of the step at work."""
     message: str = ""
@@ -91,14 +94,16 @@ class State:
         On another host the process cannot be asked; there the heartbeat is all there is,
         and only an old one (10 minutes) is held against the run.
         """
-        if not self.status.is_live:
+        is_pending = self.status is Status.PENDING
+        responsible = self.starter if is_pending else self.supervisor
+        if not self.status.is_live and not (is_pending and responsible):
             return self
         here = self.host == platform.node()
         age = (time.time() if now is None else now) - self.heartbeat
-        if (here and self.supervisor and self.supervisor.is_alive()) or (not here and age < 600):
+        if (here and responsible and responsible.is_alive()) or (not here and age < 600):
             return self
-        message = f"its supervisor is gone; resume with: gptoss run --resume {self.name}"
-        return replace(self, status=Status.LOST, message=message)
+        why = "its start was cut short; start it" if is_pending else "its supervisor is gone; resume"
+        return replace(self, status=Status.LOST, message=f"{why} with: gptoss run --resume {self.name}")
 
     def to_json(self) -> str:
         return json.dumps({"version": VERSION, **asdict(self)}, indent=1) + "\n"
@@ -116,6 +121,7 @@ class State:
                     "status": Status(value["status"]),
                     "steps": tuple(StepState(**{**s, "status": Status(s["status"])}) for s in value["steps"]),
                     "supervisor": ProcessId.from_json(value["supervisor"]),
+                    "starter": ProcessId.from_json(value.get("starter")),
                     "job": ProcessId.from_json(value["job"]),
                 }
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import platform
 import signal
 import sys
 import time
@@ -24,7 +25,7 @@ from engine.paths import write_atomic
 from engine.plan.plan import PlannedStep
 from engine.processes import ProcessId
 from engine.run import commands, reports, side_scripts
-from engine.run.directory import RunDirectory, end_half_line, hold
+from engine.run.directory import RunDirectory, end_half_line, hold, note_holder
 from engine.run.foreign_log import ForeignLog
 from engine.run.health import Health, explain
 from engine.run.job import Job, adopt_orphans, end_descendants, signal_all
@@ -38,6 +39,7 @@ MAX_RESTART_WAIT_S = 300.0
 DIRECTORY_WAIT_S = 600.0
 RESERVE_BYTES = 65_536
 """Kept free for the last words of a run that a full disk ends."""
+HOLDER = "its supervisor"
 HELD = "held"
 """What a starter is told when the run is held; anything else is the reason why it is not."""
 
@@ -64,7 +66,12 @@ class Supervisor:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         adopt_orphans()
         running = replace(
-            self.state, status=Status.RUNNING, supervisor=ProcessId.of(os.getpid()), heartbeat=time.time()
+            self.state,
+            status=Status.RUNNING,
+            supervisor=ProcessId.of(os.getpid()),
+            starter=None,
+            host=platform.node(),
+            heartbeat=time.time(),
         )
         write_atomic(self.run.state, running.to_json())
 
@@ -137,7 +144,8 @@ class Supervisor:
         if self._stop_wanted:
             return Verdict(outcome=Outcome.STOPPED)
         self._await_directory()
-        number = self.state.attempt + 1
+        # One that was begun and never noted has left its reports in its directory.
+        number = max(self.state.attempt, self.run.newest_attempt()[0]) + 1
         attempt = self.run.attempt(number, step.name)
         # Without `parents`: a run whose disk was unmounted must not begin anew on the mount point.
         attempt.mkdir(exist_ok=True)
@@ -146,12 +154,12 @@ class Supervisor:
         self.run.reserve.write_bytes(bytes(RESERVE_BYTES))
         port = self._write_environment(number)
         command = commands.for_step(self.run, self.settings, self.plan, step, attempt, port)
-        job = self._start(command, attempt)
-        now = time.time()
         self.state = self.state.with_step(
-            step.name, status=Status.RUNNING, attempt=number, started=now, ended=None, message=""
+            step.name, status=Status.RUNNING, attempt=number, started=time.time(), ended=None, message=""
         )
-        self._update(step=step.name, attempt=number, job=job.id)
+        self._update(step=step.name, attempt=number)
+        job = self._start(command, attempt)
+        self._update(job=job.id)
         self._event("step-started", f"{step.name} started (attempt {number})", step=step.name, attempt=number)
         log = None if command.reports else ForeignLog(self.run, attempt, command.log, step.name)
         return_code, ended = self._watch(job, attempt, log)
@@ -350,9 +358,13 @@ def _detach(ready: int) -> None:
     os.dup2(nothing, 0)
 
 
-def _supervise(run: RunDirectory, ready: int) -> int:
+def _supervise(run: RunDirectory, ready: int, lock: int | None) -> int:
     try:
-        lock = hold(run)
+        if lock is None:
+            lock = hold(run, HOLDER)
+        else:
+            os.set_inheritable(lock, False)  # a rank that outlives us must not hold the run
+            note_holder(lock, HOLDER)
         supervisor = Supervisor(run)
         log = os.open(run.supervisor_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         supervisor.take_over()
@@ -382,8 +394,12 @@ def _reason(error: EngineError | OSError) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Detach, take the run and carry it out; the starter gets 0 once it is held, else the reason."""
+    """Detach, take the run and carry it out; the starter gets 0 once it is held, else the reason.
+
+    A second argument is the number of an open file through which the starter holds the run and hands it on.
+    """
     run = RunDirectory(Path(arguments[0]))
+    lock = int(arguments[1]) if arguments[1:] else None
     reader, writer = os.pipe()
     if os.fork():
         os.close(writer)
@@ -394,7 +410,7 @@ def main(arguments: list[str]) -> int:
         return 0 if reason == HELD else 1
     os.close(reader)
     _detach(writer)
-    return _supervise(run, writer)
+    return _supervise(run, writer, lock)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -19,7 +18,6 @@ from engine.settings import (
     merge,
     parse_assignments,
     to_tables,
-    with_absolute_paths,
 )
 
 
@@ -153,11 +151,3 @@ def test_find_option_names_the_nearest():
     with pytest.raises(SettingsError) as caught:
         find_option("training.learning_rat")
     assert "training.learning_rate" in caught.value.hint
-
-
-@pytest.mark.parametrize(
-    ("path", "absolute"), [("texts/*.txt", "/here/texts/*.txt"), ("hf:owner/name", "hf:owner/name")]
-)
-def test_paths_become_absolute_and_a_dataset_on_the_hub_stays(path, absolute):
-    settings = Settings().with_values({"data.source": "text", "data.path": path})
-    assert with_absolute_paths(settings, Path("/here")).data.path == absolute

@@ -273,7 +273,8 @@ def test_a_finished_run_is_prolonged_only_by_more_iterations(make_run):
         start.resume(run, {"model.name": "gpt-oss-20b"})
     start.resume(run, {"training.iterations": 200})
     assert start.wait(run, LIMIT_S).status is Status.FINISHED
-    assert "decay_iterations = 100" in run.settings.read_text()
+    assert "iterations = 200" in run.settings.read_text()
+    assert "decay_iterations = 0" in run.settings.read_text()  # nothing was trained under a schedule
 
 
 def test_a_run_elsewhere_is_found_by_its_name(make_run, tmp_path):

@@ -161,6 +161,61 @@ def test_a_second_supervisor_is_refused(make_run: MakeRun, calm: RunDirectory) -
     assert harness.most_repeated(run) == 0
 
 
+@pytest.mark.fault("two-resumes")
+def test_of_two_resumes_at_once_one_goes_on(make_run: MakeRun, calm: RunDirectory) -> None:
+    run = make_run("run", TRAIN, {"iteration_s": 0.1})
+    start.launch(run)
+    until(lambda: is_training(run), "iterations")
+    start.stop(run)
+    assert start.wait(run, harness.LIMIT_S).status is Status.STOPPED
+    words = harness.gptoss("run", "--resume", "run", "--detach", "--set", "launch.restarts=4")
+    both = [subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) for _ in range(2)]
+    said = [one.communicate(timeout=harness.LIMIT_S)[1] for one in both]
+    assert sorted(bool(one.returncode) for one in both) == [False, True], said
+    refusal = said[0] if both[0].returncode else said[1]
+    assert "has a supervisor already" in refusal or "is running" in refusal
+    assert start.wait(run, harness.LIMIT_S).status is Status.FINISHED
+    assert harness.losses(run) == harness.losses(calm)
+    assert harness.most_repeated(run) == 0
+    assert harness.kinds(run).count("resumed") == 1
+
+
+@pytest.mark.fault("start-cut-short")
+def test_a_run_whose_starter_is_killed_can_be_started(make_run: MakeRun, calm: RunDirectory) -> None:
+    run = make_run("run", TRAIN)
+    code = (
+        "import os, signal, sys; from pathlib import Path; from engine.run import start\n"
+        "from engine.run.directory import RunDirectory\n"
+        "start.launch = lambda run, lock=None: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "start.resume(RunDirectory(Path(sys.argv[1])))"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(run.path)]).returncode == -signal.SIGKILL
+    assert run.read_state().status is Status.PENDING
+    seen = run.read_state().observed()
+    assert seen.status is Status.LOST and "its start was cut short" in seen.message
+    start.resume(run)
+    assert start.wait(run, harness.LIMIT_S).status is Status.FINISHED
+    assert harness.losses(run) == harness.losses(calm)
+
+
+@pytest.mark.fault("attempt-cut-short")
+def test_an_attempt_that_the_state_does_not_know_is_ended(make_run: MakeRun, calm: RunDirectory) -> None:
+    run = make_run("run", TRAIN, {"deaf": 1, "iteration_s": 0.1})
+    unknown = run.read_state()
+    start.launch(run)
+    until(lambda: is_training(run), "iterations")
+    ranks, supervisor = harness.ranks_of(run), harness.supervisor_of(run)
+    for process in (supervisor, harness.launcher_of(run)):
+        assert process and process.send(signal.SIGKILL)
+    until(lambda: not supervisor.is_alive(), "the supervisor to be gone")
+    write_atomic(run.state, replace(unknown, status=Status.RUNNING, supervisor=supervisor, starter=None).to_json())
+    start.resume(run)
+    assert not any(rank.is_alive() for rank in ranks)
+    assert start.wait(run, harness.LIMIT_S).status is Status.FINISHED
+    assert sorted(path.name for path in run.attempts.iterdir()) == ["01-train", "02-train"]
+    assert harness.losses(run) == harness.losses(calm)
+
+
 @pytest.mark.fault("same-second")
 def test_runs_made_in_the_same_second_have_names_of_their_own(
     python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
