@@ -1,24 +1,58 @@
-"""Fewer bytes to the terminal for the same picture: over a slow line they are what is felt.
+"""The same picture for less: fewer cells computed, and fewer bytes sent, which over a slow line are what is felt.
 
-Textual 8.2 sends a changed span from the left edge of its widget on (`ChopsUpdate` in
-_compositor.py crops it only at the right), and names both colours anew for every run of text.
+Textual 8.2 renders every widget in the rectangle round all changes, also where others lie in front of it; sends a
+changed span from the left edge of its widget on (`ChopsUpdate` in _compositor.py crops it only at the right); and
+names both colours anew for every run of text.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby, pairwise
+from typing import cast
 
 from rich.console import Console
 from rich.control import Control
 from rich.style import Style
 from textual._compositor import ChopsUpdate, Compositor
+from textual.geometry import Region
 from textual.strip import Strip
+from textual.widget import Widget
 
 
 class FrugalCompositor(Compositor):
-    """Textual's compositor with cheaper partial updates."""
+    """Textual's compositor, which renders of each widget the rows that show, and sends the cells that changed."""
+
+    def _render_chops(self, crop: Region, is_rendered_line: Callable[[int], bool]) -> Sequence[Mapping[int, Strip]]:
+        left, right = crop.column_span
+        chops: list[dict[int, Strip | None]] = [dict.fromkeys(cuts[:-1]) for cuts in self.cuts]
+        # The pieces of each wanted row, by their left ends, that no widget has filled yet.
+        bare = {
+            y: {x for x, end in pairwise(self.cuts[y]) if x < right and end > left}
+            for y in crop.line_range
+            if is_rendered_line(y)
+        }
+        for widget, (region, clip) in self.visible_widgets.items():  # front to back
+            seen = region.intersection(clip)
+            rows = [y for y in seen.line_range if y in bare and any(seen.x <= x < seen.right for x in bare[y])]
+            for y, strip in zip(rows, _rendered(widget, region, seen, rows), strict=True):
+                cuts = [cut for cut in self.cuts[y] if seen.x <= cut <= seen.right]
+                for x, piece in zip(cuts, strip.divide([cut - seen.x for cut in cuts[1:]]), strict=False):
+                    if x in bare[y]:
+                        chops[y][x] = piece
+                        bare[y].remove(x)
+        return cast("Sequence[Mapping[int, Strip]]", chops)
 
     def render_partial_update(self) -> ChopsUpdate | None:
         update = super().render_partial_update()
         return None if update is None else FrugalUpdate(update.chops, update.spans, update.chop_ends)
+
+
+def _rendered(widget: Widget, region: Region, seen: Region, rows: list[int]) -> Iterator[Strip]:
+    """The given rows of the screen from a widget at `region` of which `seen` may show."""
+    for _, run in groupby(enumerate(rows), lambda pair: pair[1] - pair[0]):  # rows that follow one another
+        together = [y for _, y in run]
+        yield from widget.render_lines(Region(seen.x - region.x, together[0] - region.y, seen.width, len(together)))
 
 
 class FrugalUpdate(ChopsUpdate):

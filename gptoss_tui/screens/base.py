@@ -10,6 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingsMap
 from textual.dom import DOMNode
 from textual.keys import key_to_character
+from textual.reactive import Reactive
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Static
@@ -47,6 +48,9 @@ class Steady(Screen[Any]):
     Textual's screen posts its own new size to itself (screen.py:1370, 8.2.8). When two sizes come
     shortly after one another they chase each other round the queue for ever, painting at every turn.
     """
+
+    focused: Reactive[Widget | None] = Reactive(None, repaint=False)
+    """Textual's own repaints the whole screen when the focus moves; the two widgets do that themselves."""
 
     def __init__(self) -> None:
         super().__init__()
