@@ -14,6 +14,7 @@ from typing import Any
 
 from engine.errors import SettingsError
 from engine.finetune_settings import GOALS
+from engine.number_text import PREFIXES, read_number
 from engine.options import Value
 from engine.settings import OPTIONS, Settings
 
@@ -40,7 +41,6 @@ _WORDS = {
     "d": ("hours", 24.0),
 }
 """What people type as a unit: ours, and how many of ours it is."""
-_PREFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 _AMOUNT = re.compile(r"([0-9][0-9_,]*(?:\.[0-9]+)?(?:e[+-]?[0-9]{1,3})?)[\s-]*([a-z]*)[\s-]*([a-z]*)", re.IGNORECASE)
 _EXAMPLE = "write 2B-tokens, 500k-samples, 3-epochs, 10h, or a number of iterations"
 
@@ -96,7 +96,7 @@ def pace_of(settings: Settings, estimate: Mapping[str, Any] | None = None, data_
 def parse(text: str) -> Amount:
     """What was typed: `2B-tokens`, `3 epochs`, `10h`, `500`. Raises SettingsError."""
     match = _AMOUNT.fullmatch(text.strip())
-    number = float(match[1].replace(",", "").replace("_", "")) if match else math.nan
+    number = (read_number(match[1]) if match else None) or math.nan
     found = _unit(match[2].lower(), match[3].lower()) if match else None
     unit, factor = found or ("", math.nan)
     if not (0 < number * factor < math.inf):
@@ -165,10 +165,10 @@ def _unit(first: str, second: str) -> tuple[str, float] | None:
         return _WORDS[first]
     word = second or first[1:]
     prefix = first if second else first[:1]
-    if prefix not in _PREFIXES or word not in _WORDS or not word:
+    if prefix not in PREFIXES or word not in _WORDS or not word:
         return None
     unit, factor = _WORDS[word]
-    return unit, factor * _PREFIXES[prefix]
+    return unit, factor * PREFIXES[prefix]
 
 
 def _per_iteration(amount: Amount, pace: Pace) -> float:

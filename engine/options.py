@@ -11,9 +11,13 @@ import math
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, get_type_hints
 
+from engine.number_text import read_number
+
 type Value = bool | int | float | str
 
 _LONGEST_NAME = 200
+_HUGE = 10**300
+"""About where a whole number is none of Python's floats any more."""
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 _TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -121,15 +125,9 @@ def parse(option: Option, text: str) -> Value | Problem:
         return _problem(option, text, "type true or false")
     if option.kind is str:
         return check(option, text)
-    try:
-        # 1_000 and 1e6 are how people write large counts.
-        number = float(text.replace(",", "").replace("_", ""))
-    except ValueError:
+    number = read_number(text, option.unit)
+    if number is None or (option.kind is int and not isinstance(number, int)):
         return _problem(option, text, f"type {_TYPE_NAMES[option.kind]}")
-    if option.kind is int:
-        if not number.is_integer():
-            return _problem(option, text, "type a whole number")
-        return check(option, int(number))
     return check(option, number)
 
 
@@ -137,7 +135,7 @@ def check(option: Option, value: object) -> Value | Problem:
     """`value` as `option` may hold it, or the problem with it."""
     # bool is an int to Python and not to a person.
     if option.kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < _HUGE else math.inf
     if type(value) is not option.kind:
         return _problem(option, value, f"give {_TYPE_NAMES[option.kind]}")
     if isinstance(value, str):

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command line and return its exit code (docs/cli.md)."""
-    options = parser.build().parse_args(arguments)
-    options.show_screen = _screen_opener(options)
     try:
+        options = parser.build().parse_args(arguments)
+        options.show_screen = _screen_opener(options)
         if options.show_screen and options.screen in ("home", "setup"):
             return _open_named(options)
         if options.screen == "serve":

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 
+from engine.cli import numbers
+from engine.cli.command_line import Parser
 from engine.version import __version__
 
 _EPILOG = """\
@@ -19,7 +21,7 @@ _RUN = "name or directory of a run; the newest when left out"
 
 def build() -> argparse.ArgumentParser:
     """The whole parser. A verb's `carry_out` is `module:function`, imported when it is used."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="gptoss",
         description="Train OpenAI's gpt-oss with NVIDIA Megatron: plan, convert, train, export, verify, watch.",
         epilog=_EPILOG,
@@ -49,8 +51,12 @@ def _add_try_verb(verbs: _Verbs) -> None:
     attempt.add_argument("run", nargs="?", default="last", help=_RUN)
     attempt.add_argument("--prompt", action="append", default=[], metavar="TEXT",
                          help="a question; may be repeated (default: chats held out from the training)")  # fmt: skip
-    attempt.add_argument("--count", type=int, default=4, metavar="N", help="how many held-out chats (default 4)")
-    attempt.add_argument("--max-tokens", type=int, default=48, metavar="N", help="longest answer (default 48)")
+    attempt.add_argument(
+        "--count", type=numbers.SMALL_COUNT, default=4, metavar="N", help="how many held-out chats (default 4)"
+    )
+    attempt.add_argument(
+        "--max-tokens", type=numbers.SMALL_COUNT, default=48, metavar="N", help="longest answer (default 48)"
+    )
     attempt.add_argument("--only-tuned", action="store_true", help="leave the base model out")
     attempt.add_argument("--json", action="store_true", help=_JSON)
 
@@ -60,20 +66,22 @@ def _add_plan_verb(verbs: _Verbs) -> None:
     plan.add_argument("preset", nargs="?", default="", help="a preset or a settings file to take the training from")
     plan.add_argument("--model", default="", help="gpt-oss-20b, gpt-oss-120b, tiny, or a directory with a config.json")
     plan.add_argument("--gpu", default="", help="a GPU family, for example H100; otherwise this machine's GPUs")
-    plan.add_argument("--gpus-per-node", type=int, default=0, metavar="N", help="GPUs of one node (default 8, or all)")
-    plan.add_argument("--nodes", type=int, default=0, metavar="N", help="how many such nodes (default 1)")
+    plan.add_argument(
+        "--gpus-per-node", type=numbers.GPUS, default=0, metavar="N", help="GPUs of one node (default 8, or all)"
+    )
+    plan.add_argument("--nodes", type=numbers.NODES, default=0, metavar="N", help="how many such nodes (default 1)")
     plan.add_argument("--goal", default="", choices=("", "pretrain", "continue", "sft", "lora"), metavar="GOAL",
                       help="pretrain, continue, sft or lora")  # fmt: skip
-    plan.add_argument("--sequence-length", type=int, default=0, metavar="N", help="tokens in one sample")
-    plan.add_argument("--micro-batch", type=int, default=0, metavar="N", help="samples at a time on one GPU")
-    plan.add_argument("--global-batch", type=int, default=0, metavar="N", help="samples in one iteration")
+    plan.add_argument("--sequence-length", type=numbers.COUNT, default=0, metavar="N", help="tokens in one sample")
+    plan.add_argument("--micro-batch", type=numbers.COUNT, default=0, metavar="N", help="samples at a time on one GPU")
+    plan.add_argument("--global-batch", type=numbers.COUNT, default=0, metavar="N", help="samples in one iteration")
     plan.add_argument("--precision", default="", help="bf16, fp8, mxfp8 or fp32")
     plan.add_argument("--gradient-precision", default="", choices=("", "fp32", "bf16"), metavar="P",
                       help="fp32 (default) or bf16")  # fmt: skip
     plan.add_argument("--layout", default="", metavar="SIZES", help="judge this one: tp=1,pp=4,ep=8,cp=1")
     plan.add_argument("--recompute", default="", metavar="MODULES", help="none, full, or layernorm,moe_act,moe")
-    plan.add_argument("--tokens", type=float, metavar="N", help="tokens to train on: gives hours, and cost")
-    plan.add_argument("--price", type=float, metavar="P", help="price of one GPU for one hour")
+    plan.add_argument("--tokens", type=numbers.AMOUNT, metavar="N", help="tokens to train on: gives hours, and cost")
+    plan.add_argument("--price", type=numbers.PRICE, metavar="P", help="price of one GPU for one hour")
     plan.add_argument("--machine", default=argparse.SUPPRESS, metavar="FILE", help="plan for the machine in this file")
     plan.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments",
                       help="change one setting; may be repeated")  # fmt: skip
@@ -182,14 +190,16 @@ def _add_run_verbs(verbs: _Verbs) -> None:
     logs = _verb(verbs, "logs", "runs:logs", "print the log of one rank")
     logs.add_argument("run", nargs="?", default="last", help=_RUN)
     logs.add_argument("--step", default="", help="a step; the newest attempt when left out")
-    logs.add_argument("--rank", type=int, default=0, help="which rank (default 0)")
+    logs.add_argument("--rank", type=numbers.RANK, default=0, help="which rank (default 0)")
     logs.add_argument("--follow", "-f", action="store_true", help="go on printing as the log grows")
 
 
 def _add_serve_verb(verbs: _Verbs) -> None:
     serve = _verb(verbs, "serve", "", "show the screens in a browser on this machine", screen="serve")
     serve.add_argument("run", nargs="?", default="", help="a run to watch; all of them when left out")
-    serve.add_argument("--port", type=int, default=8021, metavar="N", help="port (default 8021; 0: a free one)")
+    serve.add_argument(
+        "--port", type=numbers.PORT, default=8021, metavar="N", help="port (default 8021; 0: a free one)"
+    )
     serve.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default 127.0.0.1)"
     )
@@ -222,7 +232,7 @@ def _add_watching_verbs(verbs: _Verbs) -> None:
                          help="align by iteration (default), tokens or seconds at work")  # fmt: skip
     compare.add_argument("--metric", default="loss", help="which metric (default loss)")
     compare.add_argument("--picture", default="", metavar="FILE", help="write the runs' curves to FILE: .svg or .png")
-    compare.add_argument("--rows", type=int, default=20, help="how many places to compare at (default 20)")
+    compare.add_argument("--rows", type=numbers.PLACES, default=20, help="how many places to compare at (default 20)")
     compare.add_argument("--json", action="store_true", help=_JSON)
 
 
@@ -271,19 +281,23 @@ def _add_data_verbs(verbs: _Verbs) -> None:
     inspect.add_argument("--preset", default="", help="a preset or settings file: gives the sequence length and epochs")
     prepare = _verb(actions, "prepare", "data:prepare", "turn text or chats into what Megatron reads")
     prepare.add_argument("--output", "-o", required=True, metavar="DIR", help="the directory of the new dataset")
-    prepare.add_argument("--validation-percent", type=float, default=5.0, metavar="N",
+    prepare.add_argument("--validation-percent", type=numbers.SHARE, default=5.0, metavar="N",
                          help="share of the documents kept out of training (default 5; 0: none)")  # fmt: skip
     prepare.add_argument("--skip-bad", action="store_true",
                          help="leave out records that cannot be used, counted and listed")  # fmt: skip
     prepare.add_argument("--end-of-document", default="", metavar="TOKEN",
                          help="the token behind each document (default <|endoftext|>)")  # fmt: skip
-    prepare.add_argument("--rows", type=int, default=201_088, help="token ids that the model knows (default 201088)")
+    prepare.add_argument(
+        "--rows", type=numbers.COUNT, default=201_088, help="token ids that the model knows (default 201088)"
+    )
     prepare.add_argument("--force", action="store_true", help="accept a tokenizer that is not the one of gpt-oss")
-    prepare.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: one for each core)")
+    prepare.add_argument(
+        "--workers", type=numbers.PROCESSES, default=0, metavar="N", help="processes (default: one for each core)"
+    )
     prepare.add_argument("--encoder", choices=("gigatoken", "tokenizers"), default="",
                          help="what tokenises (default: the fastest that gives the right tokens)")  # fmt: skip
     prepare.add_argument("--no-packing", action="store_true", help="chats: one in a row, for training on the CPU")
-    prepare.add_argument("--multiple", type=int, default=1, metavar="N",
+    prepare.add_argument("--multiple", type=numbers.COUNT, default=1, metavar="N",
                          help="chats: pad each to a multiple of this, 2 x cp or tp x cp (default 1)")  # fmt: skip
     prepare.add_argument("--effort", choices=("low", "medium", "high"), default="medium",
                          help="chats: the reasoning effort in the system message")  # fmt: skip
@@ -294,10 +308,14 @@ def _add_data_verbs(verbs: _Verbs) -> None:
         action.add_argument("--split", default="train", help="the split of a dataset directory (default train)")
         action.add_argument("--tokenizer", default="", metavar="DIR",
                             help="a tokenizer.json or its directory (default: the one of gpt-oss)")  # fmt: skip
-        action.add_argument("--sequence-length", type=int, default=0, metavar="N", help="tokens in one sample")
+        action.add_argument(
+            "--sequence-length", type=numbers.COUNT, default=0, metavar="N", help="tokens in one sample"
+        )
     check = _verb(actions, "check", "data:check", "check a .bin/.idx prefix or a prepared dataset")
     check.add_argument("path", help="the prefix without ending, or the directory")
-    check.add_argument("--rows", type=int, default=201_088, help="token ids that the model knows (default 201088)")
+    check.add_argument(
+        "--rows", type=numbers.COUNT, default=201_088, help="token ids that the model knows (default 201088)"
+    )
     for action in (inspect, prepare, check):
         action.add_argument("--json", action="store_true", help=_JSON)
 
@@ -321,7 +339,9 @@ def _add_checkpoint_verbs(verbs: _Verbs) -> None:
         verb.add_argument("--base", default="", metavar="DIR",
                           help="LoRA: the weights below the adapters (default: those that the run noted)")  # fmt: skip
     for verb in (convert, export, verify):
-        verb.add_argument("--threads", type=int, default=0, metavar="N", help="threads (default: as many as fit)")
+        verb.add_argument(
+            "--threads", type=numbers.PROCESSES, default=0, metavar="N", help="threads (default: as many as fit)"
+        )
         verb.add_argument("--python", default="", metavar="FILE", help="the Python that has torch (default: this one)")
         verb.add_argument("--json", action="store_true", help=_JSON)
     checkpoint = _verb(verbs, "checkpoint", "", "look at any checkpoint")

@@ -6,26 +6,25 @@ import argparse
 from dataclasses import replace
 from typing import Any
 
-from engine import local_paths, models, presets
 from engine.cli import output
 from engine.cli.machines import machine_of
-from engine.errors import ExitCode
-from engine.machine import Machine
+from engine.cli.plan_question import question_of
+from engine.errors import ExitCode, SettingsError
 from engine.measurements import Measurement
 from engine.plan import report
-from engine.plan.cluster import named, of_machine
 from engine.plan.correction import Subject, correct
 from engine.plan.layout import Layout
 from engine.plan.report import Question
-from engine.settings import Settings, parse_assignments
 
 _BAR_CELLS = 30
 
 
 def plan(arguments: argparse.Namespace) -> int:
     """Print the plan for a model on GPUs that are named, described in a file, or here."""
+    if arguments.gpu and arguments.machine:
+        raise SettingsError(f"--gpu {arguments.gpu} and --machine {arguments.machine} name two machines", "give one")
     machine = None if arguments.gpu else machine_of(arguments)
-    question = _question(arguments, machine)
+    question = question_of(arguments, machine)
     found = report.answer(question)
     if machine is not None and found["throughput"]:
         found = _as_measured_here(found, question, machine.measured)
@@ -34,36 +33,6 @@ def plan(arguments: argparse.Namespace) -> int:
     else:
         print(output.clean(describe(found)))
     return ExitCode.DONE if found["verdict"] in ("SAFE", "TIGHT") else ExitCode.PREFLIGHT_REFUSED
-
-
-def _question(arguments: argparse.Namespace, machine: Machine | None) -> Question:
-    """Flags over the preset's settings over the planner's own choice."""
-    preset = presets.find(arguments.preset).settings if arguments.preset else None
-    chosen = (preset or Settings()).with_values(parse_assignments(arguments.assignments))
-    settings = local_paths.absolute(chosen)
-    if arguments.model:
-        key = "model.name" if arguments.model in models.CATALOGUE else "model.path"
-        custom = {} if key == "model.name" else {"model.name": "custom"}
-        settings = settings.with_values({key: arguments.model, **custom})
-    training = settings.training
-    if machine is None:
-        cluster = named(arguments.gpu, arguments.gpus_per_node or 8, arguments.nodes or 1)
-    else:
-        cluster = of_machine(machine, arguments.gpus_per_node, arguments.nodes or machine.nodes)
-    return Question(
-        model=models.find(settings),
-        cluster=cluster,
-        goal=arguments.goal or training.goal,
-        sequence_length=arguments.sequence_length or training.sequence_length,
-        global_batch=arguments.global_batch or training.global_batch,
-        micro_batch=arguments.micro_batch or (training.micro_batch if preset else None),
-        precision=arguments.precision or (training.precision if preset else None),
-        gradient_precision=arguments.gradient_precision or None,
-        recompute=report.parse_recompute(arguments.recompute) if arguments.recompute else None,
-        layout=report.parse_layout(arguments.layout) if arguments.layout else None,
-        tokens=arguments.tokens,
-        price=arguments.price,
-    )
 
 
 def _as_measured_here(found: dict[str, Any], question: Question, known: tuple[Measurement, ...]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 from engine.cli import output
-from engine.errors import ExitCode, SettingsError
+from engine.errors import ExitCode
 from engine.run import asking, start
 from engine.run.asking import Asked, Asking, Record, Wanted
 
@@ -17,7 +17,6 @@ from engine.run.asking import Asked, Asking, Record, Wanted
 def carry_out(arguments: argparse.Namespace) -> int:
     """Ask, show the answers as they come, and put them side by side."""
     run = start.find(arguments.run)
-    _check(arguments)
     models = ("tuned",) if arguments.only_tuned else asking.MODELS
     wanted = Wanted(
         prompts=tuple(arguments.prompt or ()),
@@ -38,12 +37,6 @@ def carry_out(arguments: argparse.Namespace) -> int:
         parts = [*(_side_by_side(one, models) for one in asked.values()), asking.loss_sentence(loss)]
         print(output.clean("\n\n".join(filter(None, parts))))
     return ExitCode.DONE
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    for name, value in (("--count", arguments.count), ("--max-tokens", arguments.max_tokens)):
-        if not 1 <= value <= asking.MOST:
-            raise SettingsError(f"{name} {value} is not between 1 and {asking.MOST}", f"for example {name} 64")
 
 
 def _show(record: Record, asked: dict[int, Asked]) -> None:

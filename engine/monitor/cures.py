@@ -233,7 +233,7 @@ def need_gib(patient: Patient, edit: Mapping[str, Value]) -> float | None:
     """Memory of the fullest GPU by the planner's formula, with `edit` applied; None when it cannot be told."""
     try:
         settings = patient.settings.with_values(edit)
-        job = from_training(settings.training, find_model(settings))
+        job = from_training(settings.training, find_model(settings), settings.finetune.lora_rank)
         return max(stage.total_gib for stage in memory.estimate(job, patient.layout))
     except EngineError:
         return None

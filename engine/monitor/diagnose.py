@@ -311,7 +311,8 @@ def _fill(sentence: str, said: Mapping[str, str]) -> str:
 def _memory_facts(patient: Patient, edit: Mapping[str, Value]) -> dict[str, Any]:
     """The planner's memory bar of the job as it ran, and the total after the edit."""
     try:
-        job = from_training(patient.settings.training, find_model(patient.settings))
+        settings = patient.settings
+        job = from_training(settings.training, find_model(settings), settings.finetune.lora_rank)
         peak = max(memory.estimate(job, patient.layout), key=lambda stage: stage.total_gib)
     except EngineError:
         return {}

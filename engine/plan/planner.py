@@ -130,6 +130,7 @@ def _question(job: Job, cluster: Cluster, layout: Layout | None) -> Question:
         precision=job.precision,
         gradient_precision=job.gradient_precision,
         recompute=tuple(sorted(job.recompute)),
+        lora_rank=job.lora_rank,
         layout=layout,
     )
 

@@ -42,6 +42,8 @@ class Question:
     precision: str | None = None
     gradient_precision: str | None = None
     recompute: tuple[str, ...] | None = None
+    lora_rank: int = 32
+    """Of the goal `lora`."""
     layout: Layout | None = None
     """Its dp may be 1: it follows from the number of GPUs."""
     tokens: float | None = None
@@ -61,6 +63,7 @@ class Question:
             precision=self.precision or "bf16",
             gradient_precision=self.gradient_precision or "fp32",
             recompute=frozenset(self.recompute or ()) - {"none"},
+            lora_rank=self.lora_rank,
         )
 
     @property

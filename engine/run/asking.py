@@ -18,8 +18,6 @@ from engine.run import validation
 from engine.run.directory import RunDirectory
 
 MODELS = ("base", "tuned")
-MOST = 4096
-"""Of questions, and of tokens in an answer."""
 _LOG_LINES = 5
 
 type Record = dict[str, Any]

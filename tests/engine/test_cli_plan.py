@@ -70,7 +70,7 @@ def test_a_described_machine_is_not_started_on(plan, tmp_path):
         (["--gpu", "H100", "--layout", "pp=5"], 3, "PP=5 does not divide 24 layers"),
         (["--gpu", "H1000"], 2, "H1000"),
         (["--gpu", "H100", "--layout", "tp=x"], 2, "is not a size"),
-        (["--gpu", "H100", "--gpus-per-node", "-1"], 2, "gpus_per_node = -1"),
+        (["--gpu", "H100", "--gpus-per-node", "-1"], 2, "--gpus-per-node '-1' is out of range"),
         (["--gpu", "H100", "--model", "/nowhere"], 2, "/nowhere/config.json"),
         (["--gpu", "H100", "--recompute", "some"], 2, "recompute 'some' is not known"),
         (["--gpu", "L40S", "--gpus-per-node", "1"], 3, "OUT OF MEMORY"),

@@ -40,7 +40,10 @@ def test_people_say_it_in_many_ways(text, number, unit):
     assert length.parse(text) == Amount(number=pytest.approx(number), unit=unit)
 
 
-@pytest.mark.parametrize("text", ["", "x", "-3", "0", "nan", "5m", "10 b", "3T", "1e999 tokens", "3 parsecs", "2B"])
+WRONG = ["", "x", "-3", "0", "nan", "5m", "10 b", "3T", "1e999 tokens", "1,5 h", "3 parsecs", "2B"]
+
+
+@pytest.mark.parametrize("text", WRONG)
 def test_what_is_no_length_is_refused_with_examples(text):
     with pytest.raises(SettingsError, match="is no length of a training") as caught:
         length.parse(text)

@@ -80,6 +80,8 @@ def test_every_default_is_legal_and_explained():
     [
         ("training.iterations=1e3", 1000),
         ("training.iterations=1_000", 1000),
+        ("training.iterations=10k", 10_000),
+        ("launch.grace_s=10min", 600),
         ("training.learning_rate=3e-4", 3e-4),
         ("output.export=no", False),
         ("model.path=/a b/c=d", "/a b/c=d"),

@@ -229,8 +229,8 @@ def test_try_as_json(asked_run: Path, capsys: Any) -> None:
     [
         (["--prompt", "fail"], 1, "no room left"),
         (["--prompt", "refuse"], 2, "there is no export"),
-        (["--count", "0"], 2, "--count 0"),
-        (["--max-tokens", "5000"], 2, "--max-tokens 5000"),
+        (["--count", "0"], 2, "--count '0'"),
+        (["--max-tokens", "5000"], 2, "--max-tokens '5000'"),
     ],
 )
 def test_try_says_what_went_wrong(asked_run: Path, capsys: Any, arguments: list[str], code: int, message: str) -> None:

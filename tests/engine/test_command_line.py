@@ -1,0 +1,106 @@
+"""How command lines are read: one rule for numbers, one manner of refusing."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator
+
+import pytest
+
+from engine.cli import parser
+from engine.cli.numbers import Number
+from engine.errors import SettingsError
+from engine.number_text import read_number
+
+
+def _verbs(
+    built: argparse.ArgumentParser, words: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], argparse.ArgumentParser]]:
+    """Every verb and action with the words that name it."""
+    found = [action for action in built._actions if isinstance(action, argparse._SubParsersAction)]
+    yield words, built
+    for action in found:
+        for name, verb in action.choices.items():
+            yield from _verbs(verb, (*words, name))
+
+
+VERBS = list(_verbs(parser.build()))
+NUMBERS = [
+    (words, action.option_strings[0], action.type)
+    for words, verb in VERBS
+    for action in verb._actions
+    if isinstance(action.type, Number)
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("8", 8), (" 5 ", 5), ("1_000", 1000), ("1,000", 1000), ("12,345,678", 12_345_678), ("1e9", 10**9),
+        ("10k", 10_000), ("10 K", 10_000), ("2.5M", 2_500_000), ("1e-5", 1e-5), ("-1", -1), (".5", 0.5), ("5.", 5),
+        ("9007199254740993", 9007199254740993),
+    ],
+)  # fmt: skip
+def test_numbers_as_people_write_them(text, number):
+    assert read_number(text) == number
+    assert type(read_number(text)) is type(number)
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "k", ".", "e5", "1,5", "1,0000", "1__0", "_1", "1 2", "0x10", "٣", "1e99999", "9" * 5000, "5min"]
+)
+def test_what_is_no_number(text):
+    assert read_number(text) is None
+
+
+def test_a_unit_may_be_said():
+    assert read_number("10min", "s") == 600
+    assert read_number("2 GB", "MB") == 2000
+    assert read_number("5%", "%") == 5
+    assert read_number("-1e999") == -math.inf
+    assert read_number("5m", "s") is None, "minutes to one reader, millions to another"
+
+
+def test_no_option_reads_numbers_by_a_rule_of_its_own():
+    assert len(NUMBERS) > 15
+    for words, verb in VERBS:
+        for action in verb._actions:
+            assert action.type is None or isinstance(action.type, Number), (words, action.option_strings)
+
+
+@pytest.mark.parametrize("text", ["x", "", "nan", "inf", "-inf", "1,5", "1e999", "9" * 5000, "-1"])
+def test_every_number_is_refused_in_the_same_way(text):
+    built = parser.build()
+    for words, name, _ in NUMBERS:
+        with pytest.raises(SettingsError) as refused:
+            built.parse_args([*words, f"{name}={text}"])
+        assert refused.value.message.startswith(f"{name} '{text[:40]}")
+        assert "it takes" in refused.value.message and len(refused.value.message) < 200
+        assert refused.value.hint == f"see: {' '.join(('gptoss', *words))} --help"
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "hint"),
+    [
+        ("plann", "there is no verb 'plann'", "did you mean plan?"),
+        ("zzz", "there is no verb 'zzz'", "there are: quickstart, new"),
+        ("presets lst", "there is no action 'lst'", "did you mean list?"),
+        ("run --sett a=b", "gptoss run has no option '--sett'", "did you mean --set?"),
+        ("run --sett=a=b", "gptoss run has no option '--sett'", "did you mean --set?"),
+        ("plan --jso", "gptoss plan has no option '--jso'", "did you mean --json?"),
+        ("run one two", "gptoss run takes no further word 'two'", "see: gptoss run --help"),
+        ("plan --goal xft", "--goal 'xft' is not allowed; it takes pretrain", "did you mean sft?"),
+        ("settings explan", "action 'explan' is not allowed", "did you mean explain?"),
+        ("logs --rank -1k", "--rank: expected one argument", "--rank=VALUE"),
+        ("data", "ACTION", "see: gptoss data --help"),
+        ("kill", "the following arguments are required: run", "see: gptoss kill --help"),
+        ("run " + "x" * 5000 + " y", "takes no further word 'y'", "see: gptoss run --help"),
+        ("x" * 5000, "there is no verb 'xxx", "there are: "),
+    ],
+)  # fmt: skip
+def test_a_mistyped_command_line_is_told_what_was_meant(line, message, hint):
+    with pytest.raises(SettingsError) as refused:
+        parser.build().parse_args(line.split())
+    assert message in refused.value.message and len(refused.value.message) < 300
+    assert hint in refused.value.hint
