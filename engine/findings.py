@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -58,6 +59,15 @@ def warning(key: str, what: str, why: str = "", fix: str = "") -> Finding:
 def error(key: str, what: str, why: str = "", fix: str = "", *, ignorable: bool = False) -> Finding:
     """Something that will fail; `ignorable` when the check may be wrong about it."""
     return Finding(key=key, severity=Severity.ERROR, what=what, why=why, fix=fix, ignorable=ignorable)
+
+
+ASSIGNMENT = re.compile(r"--set (?P<key>[a-z_]+\.[a-z0-9_]+)=(?P<value>'[^']*'|\S*)")
+"""The option that changes one setting, as fixes and hints name it."""
+
+
+def for_forms(fix: str) -> str:
+    """A fix as one reads it beside a form: `--set data.path=FILE` becomes `set data.path to FILE`."""
+    return ASSIGNMENT.sub(lambda one: f"set {one['key']} to {one['value'] or 'nothing'}", fix)
 
 
 _RANK = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}

@@ -161,7 +161,7 @@ def _disk(settings: Settings, plan: Plan, model: Model, facts: Facts) -> Iterato
     total, free = sum(need.values()), facts.output.free_gib
     parts = ", ".join(f"{_gib(size)} for {what}" for what, size in need.items())
     why = f"it writes {parts}"
-    fix = "free some, --set output.directory=DIR, or keep fewer: --set output.keep_checkpoints=1"
+    fix = "free some, --set output.directory=DIR or keep fewer: --set output.keep_checkpoints=1"
     if total > free:
         what = f"the run needs {_gib(total)} in {facts.output.path}, and {_gib(free)} are free"
         yield error("disk.full", what, why, fix, ignorable=True)

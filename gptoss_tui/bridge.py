@@ -20,6 +20,7 @@ from textual.worker import get_current_worker
 
 from engine.defects import keep_trace
 from engine.errors import EngineError, SettingsError
+from engine.findings import for_forms
 
 if TYPE_CHECKING:
     from engine.data.preview import Preview
@@ -67,7 +68,7 @@ def attempt(call: Callable[[], Any]) -> Any:
     try:
         return call()
     except EngineError as error:
-        return Failure(error.message, error.hint)
+        return Failure(error.message, for_forms(error.hint))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return Failure(f"{where}{error.strerror or error}", "check that the disk has room and may be written to")

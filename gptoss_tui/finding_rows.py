@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from engine.findings import Finding, Severity
+from engine.findings import Finding, Severity, for_forms
 
 MARKS = {Severity.ERROR: "✗", Severity.WARNING: "!", Severity.INFO: "·"}
 STYLES = {Severity.ERROR: "bad", Severity.WARNING: "warning", Severity.INFO: "text"}
@@ -16,7 +16,7 @@ def finding_parts(findings: Iterable[Finding]) -> list[tuple[str, str]]:
     for finding in findings:
         parts.append((f"{MARKS[finding.severity]} {finding.what}", STYLES[finding.severity]))
         parts += [(f"  {finding.why}", "muted")] if finding.why else []
-        parts += [(f"  → {finding.fix}", "text")] if finding.fix else []
+        parts += [(f"  → {for_forms(finding.fix)}", "text")] if finding.fix else []
     return parts
 
 
@@ -28,7 +28,7 @@ def forbids(findings: Iterable[Finding]) -> bool:
 def worst_text(findings: Iterable[Finding], most: int = 3) -> str:
     """The errors and warnings in a few lines, for a dialog."""
     bad = [finding for finding in findings if finding.severity is not Severity.INFO]
-    lines = [f"{MARKS[f.severity]} {f.what}" + (f" → {f.fix}" if f.fix else "") for f in bad[:most]]
+    lines = [f"{MARKS[f.severity]} {f.what}" + (f" → {for_forms(f.fix)}" if f.fix else "") for f in bad[:most]]
     if len(bad) > most:
         lines.append(f"and {len(bad) - most} more: see the review in the set-up, or gptoss doctor")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from typing import Any
 from engine import answers, length, settings_file
 from engine.cli import output, starting
 from engine.errors import EngineError, ExitCode, SettingsError
-from engine.findings import Finding
+from engine.findings import Finding, for_forms
 from engine.options import Option, text_of
 from engine.plan.plan import Plan
 from engine.settings import OPTIONS
@@ -252,7 +252,7 @@ class SetUp:
             print(f"  the checks failed: {findings.message} ({findings.hint})")
             return plan, ()
         for finding in findings:
-            print(output.clean(f"  {finding}"))
+            print(output.clean(f"  {for_forms(str(finding))}"))
         return plan, findings
 
     def _plan(self) -> Plan:

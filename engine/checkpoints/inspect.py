@@ -14,6 +14,7 @@ from engine.checkpoints.tensors import FC1
 from engine.checkpoints.torch_dist import TRACKER, DistributedCheckpoint
 from engine.errors import CheckpointError, EngineError, NotFoundError
 from engine.models import MAX_CONFIG_BYTES
+from engine.proposals import as_options
 
 KINDS: Mapping[str, str] = {
     "hugging-face": "Hugging Face checkpoint",
@@ -177,7 +178,7 @@ def _uses(kind: str, stored: DistributedCheckpoint) -> tuple[str, ...]:
     if stored.has_optimizer:
         uses.append("resume the training that saved it")
     if kind != "bridge-lora":
-        uses.append("start a training from its weights: --set model.checkpoint=" + str(stored.path.parent))
+        uses.append("start a training from its weights: " + as_options({"model.checkpoint": str(stored.path.parent)}))
     if kind == "bridge-lora":
         uses.append(f"merge, and write for PEFT: gptoss export {stored.path} OUT --base TRAINED_ON --reference HF_DIR")
     if is_gpt_oss and kind != "bridge-lora":

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import Any
 
 from engine import settings_file
 from engine.cli import output
 from engine.errors import ExitCode, NotFoundError, SettingsError
 from engine.monitor.diagnose import Diagnosis
+from engine.proposals import as_options
 from engine.run import start
 from engine.run.cause import cause_of
 from engine.run.directory import RunDirectory
+from engine.run.state import Status
 
 
 def diagnose(arguments: argparse.Namespace) -> int:
@@ -20,13 +23,14 @@ def diagnose(arguments: argparse.Namespace) -> int:
     found = cause_of(run)
     if found is None:
         state = run.read_state().observed()
-        hint = f"read its log: gptoss logs {run.name}" if state.message else f"look at it: gptoss attach {run.name}"
+        hint = state.message if state.status is Status.LOST else f"look at it: gptoss attach {run.name}"
         raise NotFoundError(f"{run.name} is {state.status} and shows no cause of a failure", hint)
     edit = changes(run, found)
     if arguments.json:
-        output.print_json({**found.to_json(), "changes": edit, "applied": arguments.apply})
+        command = _command(run, edit)
+        output.print_json({**found.to_json(), "changes": edit, "command": command, "applied": arguments.apply})
     else:
-        print(output.clean("\n".join(_lines(found, edit))))
+        print(output.clean("\n".join(_lines(found, edit, _command(run, edit)))))
     if not arguments.apply:
         return ExitCode.DONE
     if not edit and not found.is_curable:
@@ -42,9 +46,17 @@ def changes(run: RunDirectory, found: Diagnosis) -> list[dict[str, Any]]:
     return [{"setting": key, "old": settings.value(key), "new": value} for key, value in found.edit.items()]
 
 
-def _lines(found: Diagnosis, edit: list[dict[str, Any]]) -> list[str]:
+def _command(run: RunDirectory, edit: list[dict[str, Any]]) -> str:
+    """What makes the change and resumes, to be pasted into a shell; empty without a change."""
+    if not edit:
+        return ""
+    return f"gptoss run --resume {shlex.quote(run.name)} {as_options({one['setting']: one['new'] for one in edit})}"
+
+
+def _lines(found: Diagnosis, edit: list[dict[str, Any]], command: str) -> list[str]:
     lines = [found.sentence, f"  why       {found.why}", f"  next      {found.next_step}"]
     lines += [f"  change    {one['setting']}: {_shown(one['old'])} -> {_shown(one['new'])}" for one in edit]
+    lines += [f"  command   {command}"] if command else []
     again = "may well succeed" if found.is_curable else "would fail again"
     lines += [f"  evidence  {found.evidence.strip()}", f"  in        {found.log}", f"  the same start {again}"]
     return lines

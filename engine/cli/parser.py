@@ -88,7 +88,7 @@ def _add_plan_verb(verbs: _Verbs) -> None:
     plan.add_argument("--json", action="store_true", help=_JSON)
 
 
-type _Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
+type _Verbs = argparse._SubParsersAction[Parser]
 
 
 def _verb(verbs: _Verbs, name: str, carry_out: str, text: str, screen: str = "") -> argparse.ArgumentParser:

@@ -114,7 +114,7 @@ def _refuse_unheard(typed: dict[str, Value], settings: Settings, arguments: argp
         if key in _SIZES and settings.layout.mode == "auto":
             raise SettingsError(
                 f"{key} counts only in a manual layout, and layout.mode is auto",
-                f"add --set layout.mode=manual, or write --layout {key.partition('.')[2]}={typed[key]}",
+                f"add --set layout.mode=manual or write --layout {key.partition('.')[2]}={typed[key]}",
             )
     if typed.get("machine.device") == "cpu":
         raise SettingsError(

@@ -29,7 +29,7 @@ def files(settings: Settings, base: Path = Path()) -> list[SourceFile]:
         return sources.sample()
     if not data.path:
         raise SettingsError(f"data.path: data.source is {data.source}, and no path is given",
-                            "--set data.path=FILE, a directory, or a quoted pattern")  # fmt: skip
+                            "--set data.path=PATH of a file, a directory, or a quoted pattern")  # fmt: skip
     is_on_hub = data.path.startswith(HUB_PREFIX)
     return sources.find(data.path if is_on_hub else str(base / Path(data.path).expanduser()))
 

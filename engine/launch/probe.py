@@ -133,5 +133,5 @@ def _master(answer: Answer, first: str, address: str, port: int) -> Finding:
         return error("ssh.port", f"port {port} of {address} is taken", "The ranks could not meet there.",
                      "--set launch.master_port=N with a free one")  # fmt: skip
     return error("ssh.master", f"{answer.host} cannot reach {address}, the first node's address: {said}",
-                 "The ranks meet there.", "--set launch.master_addr to an address of "
+                 "The ranks meet there.", "--set launch.master_addr=ADDRESS with one of "
                  f"{first} that every node reaches, and open its ports")  # fmt: skip

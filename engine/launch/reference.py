@@ -80,7 +80,7 @@ def argv(request: StepRequest, rendezvous: Words) -> Words:
         if launch.launcher not in ("local", "container"):
             raise SettingsError(
                 f"02_train.sh reads NODE_RANK from its own file and cannot be started by {launch.launcher}",
-                "--set launch.route=megatron-lm, or gptoss export-scripts for one file a node",
+                "--set launch.route=megatron-lm or gptoss export-scripts for one file a node",
             )
         return tutorial_argv(request, Places.outside(request))
     return ("$PYTHON", "-m", "torch.distributed.run", *rendezvous, "pretrain_gpt.py", *flags(request))

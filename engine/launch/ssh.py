@@ -27,7 +27,7 @@ def command(request: StepRequest) -> Command:
     if len(request.hosts) != request.nodes:
         raise SettingsError(
             f"machine.hosts names {len(request.hosts)} hosts and the plan has {request.nodes} nodes",
-            f"--set machine.nodes={len(request.hosts)}, or name {request.nodes} hosts",
+            f"--set machine.nodes={len(request.hosts)} or name {request.nodes} hosts",
         )
     files: dict[str, str] = {}
     for rank, _ in enumerate(hosts):

@@ -40,7 +40,7 @@ def _of_both(settings: Settings) -> Iterator[Finding]:
             "reference.export",
             "what Megatron-LM trains cannot be exported to Hugging Face",
             "Its checkpoints have no run_config.yaml, and Bridge then rebuilds the model with another activation.",
-            "--set output.export=false, or --set launch.route=bridge",
+            "--set output.export=false or --set launch.route=bridge",
         )
     if settings.model.name == "tiny":
         yield error(

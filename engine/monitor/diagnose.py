@@ -25,6 +25,7 @@ from engine.options import Value
 from engine.plan import memory
 from engine.plan.job import from_training
 from engine.plan.plan import Plan
+from engine.proposals import edit_in
 from engine.settings import Settings
 
 TAIL_BYTES = 1 << 18
@@ -33,6 +34,9 @@ MAX_LOGS = 256
 LONGEST_EVIDENCE = 400
 
 _LEVELS = ("cause", "symptom", "echo")
+_CAUSE = _LEVELS.index("cause")
+_MAY_PASS = frozenset({"CheckpointError", "LaunchError"})
+"""Errors of gptoss that another start may not meet again: an older checkpoint is taken, a port is free."""
 # Most lines of a log cannot match anything; this look is far cheaper than all patterns.
 _SUSPECT = re.compile(
     r"rror|ERR|WARN|[Kk]ill|SIG|Xid|ail|Bus|Fatal|divisible|Duplicate|No |not |cannot|can't|Timed out|timed out|"
@@ -69,6 +73,15 @@ class Pattern:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnError:
+    """An error that gptoss raised: a sentence for the person and the next thing to try."""
+
+    name: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
     """What one rank, or the launcher, wrote."""
 
@@ -79,6 +92,8 @@ class Text:
     rank: int | None = None
     is_report: bool = False
     """True for a rank's own report of the exception that ended it."""
+    own_error: OwnError | None = None
+    """Of a report: what gptoss itself refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +171,10 @@ def diagnose_texts(
     """The same from texts at hand."""
     texts = list(texts)
     best = min((match for text in texts for match in _search(text)), key=lambda match: match.order, default=None)
+    refused = min((text for text in texts if text.own_error), key=lambda text: text.t, default=None)
+    # Whoever refuses says why; only an older cause among the other ranks can have led to that.
+    if refused and (best is None or best.rank == refused.rank or best.order > (_CAUSE, refused.t, 0)):
+        return _of_own_error(refused)
     if best is None:
         return None
     said = {name: value for name, value in best.said.items() if value is not None}
@@ -181,6 +200,25 @@ def diagnose_texts(
         is_curable=best.pattern.curable,
         source=best.pattern.source,
         facts=facts,
+    )
+
+
+def _of_own_error(text: Text) -> Diagnosis:
+    """What gptoss refused, in its own words; its hint becomes the edit when it is nothing but that."""
+    error = text.own_error
+    assert error is not None  # chosen for it
+    return Diagnosis(
+        key="gptoss",
+        cause=error.message,
+        why="gptoss checked this itself before going on",
+        next_step=error.hint or f"read {text.name}",
+        edit=edit_in(error.hint),
+        evidence=f"{error.name}: {error.message}"[:LONGEST_EVIDENCE],
+        log=text.name,
+        rank=text.rank,
+        t=text.t,
+        is_curable=error.name in _MAY_PASS,
+        source="engine/errors.py",
     )
 
 
@@ -222,15 +260,20 @@ def _by_rank(path: Path) -> tuple[int, str]:
 def _read_report(path: Path) -> Text | None:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        lines = [f"{value['error']}: {value['message']}".splitlines(), str(value.get("traceback", "")).splitlines()]
+        traceback = str(value.get("traceback", ""))
+        lines = [f"{value['error']}: {value['message']}".splitlines(), traceback.splitlines()]
+        error = OwnError(name=str(value["error"]), message=str(value["message"]), hint=str(value.get("hint") or ""))
+        # Other programs have a SettingsError, too; Python names the module of whose it is.
+        is_own = re.search(rf"^engine\.errors\.{re.escape(error.name)}\b", traceback, re.MULTILINE) is not None
         return Text(
             name=path.name,
             lines=tuple(line for part in lines for line in part),
             t=float(value["t"]),
             rank=int(value["rank"]),
             is_report=True,
+            own_error=error if is_own else None,
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

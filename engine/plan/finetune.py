@@ -26,7 +26,7 @@ def check(settings: Settings, model: Model, device: str, layout: Layout) -> Iter
                 "finetune.goal",
                 f"data.source is chat and training.goal is {goal}",
                 "chats are learnt with a loss on their answers, which are the goals sft and lora",
-                "--set training.goal=sft, or lora",
+                "--set training.goal=sft or lora",
             )
         return
     if source not in CHAT_SOURCES:
@@ -34,7 +34,7 @@ def check(settings: Settings, model: Model, device: str, layout: Layout) -> Iter
             "finetune.source",
             f"training.goal is {goal} and data.source is {source}, which holds no chats",
             "fine-tuning learns answers from chats",
-            "--set data.source=chat --set data.path=FILE, or training.goal=continue for text",
+            "--set data.source=chat --set data.path=FILE or training.goal=continue for text",
         )
     elif source == "sample" and model.name != "tiny":
         what = "the run learns the toy chats that come with gptoss"
@@ -71,7 +71,7 @@ def iterations_of(settings: Settings, rows: int, device: str) -> int:
             f"finetune.epochs: {epochs:g} epochs of {rows:,} rows in batches of {training.global_batch} are "
             f"{iterations} iterations; the learning rate rises over {training.warmup_iterations} and falls over the "
             f"rest of {falling}",
-            f"--set training.warmup_iterations={falling // 10}, or more epochs, or a smaller training.global_batch",
+            f"--set training.warmup_iterations={falling // 10} or more epochs, or a smaller training.global_batch",
         )
     return iterations
 
@@ -112,7 +112,7 @@ def _check_lora(settings: Settings, model: Model, device: str, layout: Layout) -
             "with tensor parallelism each rank's router sees other tokens, and Megatron-Bridge joins the parts of the "
             "router's adapter as if they were the same (peft/utils.py, ParallelLinearAdapter): what is trained is not "
             "what is saved",
-            f"--set layout.tp=1, or --set finetune.lora_targets={without}",
+            f"--set layout.tp=1 or --set finetune.lora_targets={without}",
         )
     if "experts" in chosen.adapted_parts and device == "gpu":
         yield error(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from engine import settings_file
 from engine.monitor.diagnose import Diagnosis, diagnose_texts, read_attempt
+from engine.run import reports
 from engine.run.directory import RunDirectory
-from engine.run.state import Status
+from engine.run.state import State, Status
 
 
 def cause_of(run: RunDirectory) -> Diagnosis | None:
@@ -23,4 +25,29 @@ def cause_of(run: RunDirectory) -> Diagnosis | None:
         return Diagnosis.from_json(json.loads((attempt / "diagnosis.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError):
         # A copied run may lack it, and one of an older gptoss was judged by a smaller catalogue.
-        return diagnose_texts(read_attempt(attempt), settings_file.load(run.settings), run.read_plan())
+        found = diagnose_texts(read_attempt(attempt), settings_file.load(run.settings), run.read_plan())
+        return found or _as_told(state, attempt)
+
+
+def _as_told(state: State, attempt: Path) -> Diagnosis | None:
+    """A failure that no catalogue knows, in the words of the rank that failed first, or of the supervisor."""
+    error = reports.earliest_error(attempt)
+    if error is None and not state.message:
+        return None
+    return Diagnosis(
+        key="unknown",
+        cause=_first_line(f"{error.error}: {error.message}") if error else state.message,
+        why="this failure is not in the catalogue",
+        next_step=(error and error.hint) or f"read the logs in {attempt}",
+        edit={},
+        evidence=_first_line(error.message) if error else state.message,
+        log=f"error-rank-{error.rank}.json" if error else "state.json",
+        rank=error.rank if error else None,
+        t=error.t if error else state.ended or state.heartbeat,
+        is_curable=error is None or reports.may_pass(error),
+        source="",
+    )
+
+
+def _first_line(text: str) -> str:
+    return next((line for line in text.splitlines() if line.strip()), "no message")

@@ -56,7 +56,7 @@ def export(settings: Settings, plan: Plan, directory: Path) -> tuple[list[Path],
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if any(directory.iterdir()):
-            raise RunError(f"{directory} is not empty", "give a new directory with --output")
+            raise RunError(f"{directory} is not empty", "give a new directory")
         return _Export(run, settings, plan).write()
     except OSError as error:
         raise RunError(f"{directory} cannot be written: {error.strerror}", "give another directory") from error
@@ -120,7 +120,7 @@ class _Export:
         if self.values["MASTER_ADDR"] == "localhost":
             self.notes.append(
                 "MASTER_ADDR is localhost, which only the first node reaches: export again with "
-                "--set launch.master_addr=NAME, or change it in every nodes/*/distributed_config.env"
+                "--set launch.master_addr=NAME or change it in every nodes/*/distributed_config.env"
             )
         for rank in range(self.plan.nodes):
             directory = self.run.path / "nodes" / f"node-{rank}"

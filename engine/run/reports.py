@@ -107,6 +107,11 @@ def earliest_error(attempt: Path) -> RankError | None:
     return min(errors, key=lambda error: error.t, default=None)
 
 
+def may_pass(error: RankError) -> bool:
+    """False when starting again would fail in the same way."""
+    return error.error not in _INCURABLE
+
+
 def judge(attempt: Path, ranks: int, return_code: int, *, has_reports: bool = True) -> Verdict:
     """How the attempt ended, given how many ranks should have reported.
 
@@ -125,7 +130,7 @@ def judge(attempt: Path, ranks: int, return_code: int, *, has_reports: bool = Tr
             outcome=Outcome.FAILED,
             message=f"rank {error.rank}: {error.error}: {first_line}",
             hint=error.hint or f"read {attempt.name}/rank-{error.rank}.log",
-            is_curable=error.error not in _INCURABLE,
+            is_curable=may_pass(error),
         )
     outcomes = {report.outcome for report in reports}
     if len(reports) >= ranks and outcomes <= {Outcome.FINISHED, Outcome.STOPPED}:

@@ -277,3 +277,44 @@ def test_no_cure_proposes_what_is_so_already(name):
 def test_a_diagnosis_is_plain_data():
     found = of(OOM, settings=Settings(), plan=PLAN)
     assert json.loads(json.dumps(found.to_json()))["key"] == "gpu-memory"
+
+
+OWN = "engine.errors.SettingsError: data.path = '/data' holds no text\n"
+
+
+def own_report(attempt: Path, rank: int, t: float, hint: str, kind: str = "SettingsError") -> None:
+    traceback = f'Traceback (most recent call last):\n  File "x.py", line 1, in f\nengine.errors.{kind}: it cannot be'
+    record = {"t": t, "rank": rank, "error": kind, "message": "it cannot be", "hint": hint, "traceback": traceback}
+    (attempt / f"error-rank-{rank}.json").write_text(json.dumps(record))
+
+
+def test_what_gptoss_refused_is_the_cause_in_its_own_words(tmp_path):
+    own_report(tmp_path, 1, 101.0, "try another one")
+    closed = "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer"
+    report(tmp_path, 0, 100.0, "RuntimeError", closed)
+    found = diagnose(tmp_path)
+    assert (found.key, found.rank, found.cause, found.next_step) == ("gptoss", 1, "it cannot be", "try another one")
+    assert not found.is_curable and found.edit == {}
+
+
+def test_a_hint_that_is_nothing_but_options_can_be_applied(tmp_path):
+    own_report(tmp_path, 0, 101.0, "--set launch.route=bridge")
+    assert diagnose(tmp_path, Settings()).edit == {"launch.route": "bridge"}
+
+
+def test_an_older_cause_of_another_rank_beats_a_refusal(tmp_path):
+    report(tmp_path, 5, 99.0, "OutOfMemoryError", OOM)
+    own_report(tmp_path, 0, 101.0, "", kind="CheckpointError")
+    assert diagnose(tmp_path).key == "gpu-memory"
+    report(tmp_path, 5, 103.0, "OutOfMemoryError", OOM)
+    assert diagnose(tmp_path).key == "gptoss" and diagnose(tmp_path).is_curable
+
+
+def test_an_error_of_the_same_name_in_another_program_is_not_ours(tmp_path):
+    report(tmp_path, 0, 100.0, "SettingsError", "odd", "Traceback\npydantic_settings.SettingsError: odd")
+    assert diagnose(tmp_path) is None
+
+
+def test_a_log_alone_shows_what_gptoss_refused():
+    found = of("Traceback (most recent call last):", '  File "x.py", line 1, in f', OWN)
+    assert found is not None and found.cause == "data.path = '/data' holds no text"

@@ -250,7 +250,9 @@ def test_a_failure_is_diagnosed_and_the_proposed_change_applied(make_run, capsys
     run = make_run("night", Status.FAILED, **{"data.tokenizer": "/other"})
     (run.attempt(1, "train") / "rank-0.log").write_text("IndexError: index out of range in self\n")
     assert main(["diagnose", "night"]) == 0
-    assert 'change    data.tokenizer: /other -> ""\n' in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert 'change    data.tokenizer: /other -> ""\n' in told
+    assert "command   gptoss run --resume night --set data.tokenizer=\n" in told
     asked = []
     monkeypatch.setattr("engine.run.start.resume", lambda run, changes: asked.append((run.name, changes)))
     assert main(["diagnose", "night", "--apply", "--json"]) == 0
@@ -264,7 +266,7 @@ def test_what_the_supervisor_found_is_taken_as_it_stands(make_run, capsys):
     (attempt / "rank-0.log").write_text("IndexError: index out of range in self\n")
     assert main(["diagnose", "night", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    del found["changes"], found["applied"]
+    del found["changes"], found["command"], found["applied"]
     (attempt / "diagnosis.json").write_text(json.dumps({**found, "cause": "kept", "edit": {}}))
     assert main(["diagnose", "night"]) == 0
     assert "kept" in capsys.readouterr().out
@@ -278,3 +280,12 @@ def test_a_run_that_did_not_fail_has_no_cause(make_run, capsys):
     make_run("night")
     assert main(["diagnose", "night"]) == 4
     assert "night is finished and shows no cause" in capsys.readouterr().err
+
+
+def test_a_failure_that_nobody_knows_is_told_in_its_own_words(make_run, capsys):
+    run = make_run("night", Status.FAILED)
+    record = {"t": 5.0, "rank": 1, "error": "Odd", "message": "so it is\nand more", "hint": "", "traceback": ""}
+    (run.attempt(1, "train") / "error-rank-1.json").write_text(json.dumps(record))
+    assert main(["diagnose", "night"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("rank 1: Odd: so it is\n") and "not in the catalogue" in told
