@@ -121,7 +121,10 @@ def save(name: str, settings: Settings, *, title: str = "", summary: str = "", o
     """
     path = _own_path(name)
     if path.exists() and not overwrite:
-        raise SettingsError(f"there is a preset {name} of yours already: {path}", "take another name, or --overwrite")
+        raise SettingsError(
+            f"there is a preset {name} of yours already: {path}",
+            "take another name, delete that one first, or give --overwrite on the command line",
+        )
     text = dumps(settings, title=title or name, summary=summary or "A preset of your own.")
     secrets.refuse(text, path.name)
     path.parent.mkdir(parents=True, exist_ok=True)

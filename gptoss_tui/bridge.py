@@ -123,7 +123,7 @@ class Services:
     def save_preset(self, name: str, settings: Settings) -> Path:
         from engine.presets import save
 
-        return save(name, settings)
+        return save(name, settings, overwrite=False)
 
     @changes
     def delete_preset(self, name: str) -> Path:
@@ -191,6 +191,8 @@ class Services:
     @changes
     def use_token(self, token: str) -> None:
         """Let the runs started from here use a Hugging Face token; it goes no further than their environment."""
+        if not (token.isascii() and token.isprintable() and " " not in token):
+            raise SettingsError("that is no token: it has a space or a letter that no token has", "paste it again")
         os.environ["HF_TOKEN"] = token
 
     def data_tokens(self, settings: Settings) -> float | None:

@@ -29,13 +29,18 @@ class ReviewPage:
     """Texts that can be copied, by the name of the file they would be."""
 
 
-def review_page(draft: Draft, plan: Plan, findings: tuple[Finding, ...], root: Path) -> ReviewPage:
-    """The whole page; slow enough to be made in a thread."""
+def open_page(draft: Draft, points: tuple[Finding, ...]) -> ReviewPage:
+    """What can be said without a plan: what stands in its way, and what was changed."""
+    return ReviewPage(parts=[*_troubles(points), *_changes(draft)], files={})
+
+
+def review_page(draft: Draft, plan: Plan, points: tuple[Finding, ...], root: Path) -> ReviewPage:
+    """The whole page; slow enough to be made in a thread. `points` is everything that is still open."""
     settings = draft.settings
     script, environment = attempt(lambda: _script(settings, plan, root)), attempt(lambda: _environment(settings, plan))
     files = {"commands.sh": script, "distributed_config.env": environment, "gptoss.toml": settings_file.dumps(settings)}
     parts = [
-        *_troubles(findings),
+        *_troubles(points),
         *_changes(draft),
         ("What happens", "title"),
         ("\n".join(f"{i}. {step.name:<8} {step.why}" for i, step in enumerate(plan.steps, start=1)), "text"),
@@ -48,8 +53,8 @@ def review_page(draft: Draft, plan: Plan, findings: tuple[Finding, ...], root: P
     return ReviewPage(parts=parts, files={name: text for name, text in files.items() if isinstance(text, str)})
 
 
-def _troubles(findings: tuple[Finding, ...]) -> Parts:
-    told = [finding for finding in findings if finding.severity is not Severity.INFO]
+def _troubles(points: tuple[Finding, ...]) -> Parts:
+    told = [finding for finding in points if finding.severity is not Severity.INFO]
     return [("Before it starts", "title"), *finding_parts(told), (" ", "")] if told else []
 
 

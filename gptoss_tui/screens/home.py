@@ -10,7 +10,7 @@ from textual.binding import Binding
 from textual.containers import Vertical
 from textual.widget import Widget
 
-from gptoss_tui import feed, words
+from gptoss_tui import feed
 from gptoss_tui.bridge import Answer, Failure
 from gptoss_tui.feed import Overview
 from gptoss_tui.preset_rows import preset_item
@@ -164,26 +164,10 @@ class HomeScreen(Launching, CockpitScreen):
         self.open_monitor(self._overviews[event.key].run)
 
     def action_new(self) -> None:
-        from gptoss_tui.draft import Draft
-        from gptoss_tui.screens.confirm import Choice, ConfirmScreen
-
-        kept = Draft.load()
-        if kept is None or not kept.is_changed:
-            self._open_setup("anew")
-            return
-        text = f"It started from {kept.name or 'the defaults'}; {words.plural(len(kept.changed()), 'value')} changed."
-        choices = (Choice("kept", "Go on with it"), Choice("anew", "Start anew"))
-        self.app.push_screen(ConfirmScreen("There is a set-up you did not finish", text, choices), self._open_setup)
-
-    def _open_setup(self, choice: str | None) -> None:
-        from gptoss_tui.draft import Draft
         from gptoss_tui.screens.setup import SetupScreen
 
-        if choice == "kept":
-            self.app.push_screen(SetupScreen(draft=Draft.load()))
-        elif choice == "anew":
-            highlighted = self.query_one("#presets", Choices).highlighted
-            self.app.push_screen(SetupScreen(preset=self._presets.get(highlighted or "")))
+        highlighted = self.query_one("#presets", Choices).highlighted
+        self.app.push_screen(SetupScreen(preset=self._presets.get(highlighted or "")))
 
     def action_runs(self) -> None:
         from gptoss_tui.screens.runs import RunsScreen

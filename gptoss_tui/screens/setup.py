@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,13 +15,13 @@ from engine import answers
 from engine.plan.plan import Plan
 from engine.settings import OPTIONS, Settings
 from gptoss_tui import draft as drafts
+from gptoss_tui import marks
 from gptoss_tui.bridge import Answer, Failure, attempt
 from gptoss_tui.draft import Draft
-from gptoss_tui.panels import Basis
-from gptoss_tui.review_text import ReviewPage, review_page
+from gptoss_tui.screens import unfinished
 from gptoss_tui.screens.asking import AskScreen
-from gptoss_tui.screens.launching import Launching, Offer
-from gptoss_tui.stations import BY_KEY, SHAPES, STATIONS, STYLES, standings
+from gptoss_tui.screens.reviewing import Reviewing
+from gptoss_tui.stations import BY_KEY, STATIONS
 from gptoss_tui.widgets.choices import Choices, Item
 from gptoss_tui.widgets.consequence import Consequence
 from gptoss_tui.widgets.field import Field, field_of
@@ -33,12 +33,9 @@ from gptoss_tui.widgets.review import Review
 if TYPE_CHECKING:
     from engine.presets import Preset
 
-ALTERNATIVES_DELAY_S = 0.3
-"""Other layouts take the planner many times longer, so they wait until nobody types."""
 
-
-class SetupScreen(Launching):
-    """Owns the draft; every field edits it, and everything shown is derived from it."""
+class SetupScreen(Reviewing):
+    """Every field edits the draft, and everything shown is derived from it."""
 
     CSS_PATH = "../styles/setup.tcss"
     PLACE = "set-up"
@@ -58,23 +55,22 @@ class SetupScreen(Launching):
         Binding("q", "leave", "Leave", id="screen.leave"),
     ]
 
-    def __init__(
-        self, settings: Settings | None = None, *, preset: Preset | None = None, draft: Draft | None = None
-    ) -> None:
-        super().__init__()
-        if draft is None:
-            base = preset.settings if preset is not None else settings
-            draft = Draft(base, preset.name if preset is not None else "your settings" if settings is not None else "")
-        self.draft = draft
+    def __init__(self, settings: Settings | None = None, *, preset: Preset | None = None) -> None:
+        """Begin from a preset or from settings; with neither go on with what was not finished."""
+        begun = Draft(settings, "your settings" if settings is not None else "")
+        if preset is not None:
+            begun = Draft(preset.settings, preset.name)
+        kept = unfinished.beside(begun) if preset is None and settings is None else None
+        self._goes_on = kept is not None
+        """True when the draft on the disk is this one."""
+        super().__init__(kept or begun)
         self._station = STATIONS[0].key
         self._seen = {self._station}
-        self._outcome: Plan | Failure | None = None
         # Kept here and not looked up: every key press needs them.
         self._panes: dict[str, Form | Review] = {}
         self._rail = Choices(id="rail")
         self._consequence = Consequence(id="consequence")
         self._about = Note(id="about")
-        self._alternatives_timer = self.set_timer(0, self._alternatives_now, pause=True)
 
     def compose_body(self) -> Iterable[Widget]:
         with Horizontal(id="setup"):
@@ -85,10 +81,37 @@ class SetupScreen(Launching):
                 yield self._about
 
     def on_mount(self) -> None:
+        self.cockpit.machine_found.subscribe(self, lambda _: self._machine_known())
+        kept = None if self._goes_on else unfinished.beside(self.draft)
+        if kept is None:
+            self._begin()
+        else:
+            self._draw_rail()
+            self.app.push_screen(unfinished.question(kept, self.draft), partial(self._decided, kept))
+
+    def _decided(self, kept: Draft, choice: str | None) -> None:
+        """Go on with one of the two set-ups."""
+        if choice == unfinished.BOTH:
+            saved = attempt(partial(unfinished.keep, kept, self.cockpit.services))
+            if isinstance(saved, Failure):
+                self.notify(f"{saved.message}\n{saved.hint}".strip(), title="It is not kept", severity="error")
+                choice = None
+            else:
+                self.notify(f"Kept as {saved}.", title="Preset")
+        if choice is None:
+            self.call_later(super().action_leave)
+            return
+        if choice == unfinished.GO_ON:
+            self.draft, self._goes_on = kept, True
+        self._begin()
+
+    def _begin(self) -> None:
         self.show_status((), place=f"set-up › {self.draft.name or 'the defaults'}")
+        if self._goes_on:
+            told = f"It started from {self.draft.name or 'the defaults'}. n on the first screen begins another one."
+            self.notify(told, title="Going on with what was not finished")
         self._draw_rail()
         self._rail.focus()
-        self.cockpit.machine_found.subscribe(self, lambda _: self._machine_known())
         self.call_after_refresh(self._open_station)
         self._replan()
 
@@ -137,9 +160,12 @@ class SetupScreen(Launching):
             pane.display = key == self._station
         self._show_own_facts()
         self._look()
-        self._alternatives_soon()
+        self.wants_alternatives = self._station == "layout"
         if self._station == "review":
-            self._review()
+            self.look_closer()
+            self.show_review()
+        else:
+            self.look_closer_soon()
 
     def _make_pane(self) -> Form | Review:
         if self._station == "review":
@@ -149,7 +175,7 @@ class SetupScreen(Launching):
         return Form(
             BY_KEY[self._station],
             self.draft,
-            self._basis,
+            self.basis,
             next_title=following.title,
             shows_advanced=self.has_class("-show-advanced"),
         )
@@ -170,13 +196,12 @@ class SetupScreen(Launching):
         self.call_after_refresh(focus)
 
     def _draw_rail(self) -> None:
-        failure = self._outcome if isinstance(self._outcome, Failure) else None
-        standing = standings(self.draft, self._seen, failure)
+        marked = marks.marks(self.points, self._seen)
         items = [
             Item(
                 station.key,
                 (
-                    (f"{SHAPES[standing[station.key]]} ", STYLES[standing[station.key]]),
+                    (f"{marks.SHAPES[marked[station.key]]} ", marks.STYLES[marked[station.key]]),
                     (station.title, "text"),
                 ),
             )
@@ -211,6 +236,7 @@ class SetupScreen(Launching):
         self._after_edit()
 
     def _after_edit(self) -> None:
+        self._goes_on = True  # from now on it is this draft that is kept
         problem = attempt(self.draft.save)
         if isinstance(problem, Failure):
             self.notify(f"The draft is not kept: {problem.message}", severity="warning")
@@ -230,14 +256,13 @@ class SetupScreen(Launching):
             "For downloading the model. It stays in the memory of this program and of the runs it starts: it is never "
             "written to a file or a log. HF_TOKEN in the environment does the same."
         )
-        self.app.push_screen(AskScreen("Hugging Face token", text, is_secret=True), self._token_given)
+        self.app.push_screen(
+            AskScreen("Hugging Face token", text, act=self._use_token, is_secret=True), lambda _: self._look(again=True)
+        )
 
-    def _token_given(self, token: str | None) -> None:
-        if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
-            self.notify("That is no token: it has a space or a letter that no token has.", severity="error")
-        elif token is not None:
-            self.cockpit.services.use_token(token)
-            self._look(again=True)
+    def _use_token(self, token: str) -> bool:
+        self.cockpit.services.use_token(token)
+        return True
 
     # --- the consequence -------------------------------------------------------------
 
@@ -251,66 +276,35 @@ class SetupScreen(Launching):
 
     def _replan(self) -> None:
         self._draw_rail()
-        machine = self.cockpit.machine
-        if machine is not None and not isinstance(machine, Failure):
+        if self.cockpit.machine is not None:
             self._consequence.expect()
-            plan = partial(self.cockpit.services.plan, self.draft.settings, machine, with_alternatives=False)
-            self.ask("plan", plan)
-        elif isinstance(machine, Failure):
-            self._planned_outcome(machine)
-
-    def _alternatives_soon(self) -> None:
-        """At the one station that shows them."""
-        self._alternatives_timer.stop()
-        if self._station == "layout" and isinstance(self._outcome, Plan):
-            self._alternatives_timer = self.set_timer(ALTERNATIVES_DELAY_S, self._alternatives_now)
-
-    def _alternatives_now(self) -> None:
-        machine, settings, plan = self.cockpit.machine, self.draft.settings, self.cockpit.services.plan
-        if machine is not None and not isinstance(machine, Failure):
-            self.ask("alternatives", lambda: (settings, plan(settings, machine)))
-
-    def _alternatives_found(self, answer: tuple[Settings, Plan] | Failure) -> None:
-        if not isinstance(answer, Failure) and answer[0] is self.draft.settings:
-            self._consequence.show_alternatives(answer[1])
+        self.replan()
 
     @on(Answer)
     def answered(self, answer: Answer) -> None:
-        if self.take_launch_answer(answer):
-            return
-        if answer.name == "plan":
-            self._planned_outcome(answer.value)
-        elif answer.name == "alternatives":
-            self._alternatives_found(answer.value)
-        elif answer.name == "review":
-            self._review_answered(answer.value)
+        if not self.take_launch_answer(answer) and not self.take_planning_answer(answer):
+            self.take_review_answer(answer)
 
-    def _planned_outcome(self, outcome: Plan | Failure) -> None:
-        self._outcome = outcome
+    def planned(self) -> None:
         missing = tuple(answers.missing(self.draft.settings).values())
-        self._consequence.show(self.draft.settings, outcome, missing)
-        self._draw_rail()
+        self._consequence.show(self.draft.settings, self.outcome, missing)
         self._look()
-        self._alternatives_soon()
+        self.checked()
+
+    def checked(self) -> None:
+        self._draw_rail()
         if self._station == "review":
-            self._review()
+            self.show_review()
+
+    def alternatives_found(self, plan: Plan) -> None:
+        self._consequence.show_alternatives(plan)
 
     # --- the facts below the fields ---------------------------------------------------
-
-    @property
-    def _basis(self) -> Basis:
-        machine, plan = self.cockpit.machine, self._outcome
-        return Basis(
-            services=self.cockpit.services,
-            settings=self.draft.settings,
-            plan=plan if isinstance(plan, Plan) else None,
-            machine=None if isinstance(machine, Failure) else machine,
-        )
 
     def _look(self, *, again: bool = False) -> None:
         pane = self._panes.get(self._station)
         if isinstance(pane, Form):
-            pane.look(self._basis, again=again)
+            pane.look(self.basis, again=again)
 
     @on(LengthField.Converted)
     def length_converted(self, event: LengthField.Converted) -> None:
@@ -318,65 +312,14 @@ class SetupScreen(Launching):
         self._form("training").refill()
         self._after_edit()
 
-    # --- review ----------------------------------------------------------------------
+    def forget_draft(self) -> None:
+        if self._goes_on:
+            Draft.forget()
 
-    def _review(self) -> None:
-        plan = self._outcome
-        if isinstance(plan, Plan):
-            self.ask("review", partial(self._review_page, plan))
-        elif isinstance(plan, Failure):
-            self._with_review(partial(Review.show_problem, parts=[(f"✗ {plan.message}", "bad"), (plan.hint, "text")]))
-
-    def _review_page(self, plan: Plan) -> tuple[Plan, ReviewPage]:
-        services, machine = self.cockpit.services, self.cockpit.machine
-        assert machine is not None and not isinstance(machine, Failure)
-        findings = services.check(self.draft.settings, plan, machine)
-        return plan, review_page(self.draft, plan, findings, services.runs_root())
-
-    def _review_answered(self, answer: tuple[Plan, ReviewPage] | Failure) -> None:
-        if isinstance(answer, Failure):
-            self._with_review(partial(Review.show_problem, parts=[(answer.message, "bad"), (answer.hint, "text")]))
-        elif answer[0] is self._outcome:  # else the settings have changed meanwhile
-            self._with_review(partial(Review.show, plan=answer[0], page=answer[1]))
-
-    def _with_review(self, call: Callable[[Review], None]) -> None:
-        """Call with the review as soon as it is there."""
-
-        def call_all() -> None:
-            review = self._panes.get("review")
-            if isinstance(review, Review):
-                call(review)
-
-        self.call_after_refresh(call_all)
-
-    @on(Review.LaunchWanted)
-    def launch_wanted(self, event: Review.LaunchWanted) -> None:
-        open_points = [*map(str, self.draft.problems.values()), *answers.missing(self.draft.settings).values()]
-        if open_points:
-            self.notify("\n".join(open_points[:4]), title="Still to be mended", severity="error")
-        elif isinstance(self._outcome, Plan):
-            self.offer(Offer(settings=self.draft.settings, title=f"Start {self._title}?", name=event.name))
-        else:
-            self.notify("There is no plan that works; see the consequence.", severity="error")
-
-    @on(Review.RehearsalMade)
-    def rehearsal_made(self, event: Review.RehearsalMade) -> None:
-        made = event.rehearsal
-        self.offer(Offer(settings=made.settings, title=f"Rehearse {self._title}?", notes=made.notes, is_rehearsal=True))
-
-    @on(Review.Adopted)
-    def adopted(self, event: Review.Adopted) -> None:
-        self.notify(event.told)
+    def settings_taken(self) -> None:
         for form in self._forms:
             form.refill()
         self._after_edit()
-
-    @property
-    def _title(self) -> str:
-        return self.draft.name or "this set-up"
-
-    def forget_draft(self) -> None:
-        Draft.forget()
 
     # --- help and leaving ------------------------------------------------------------
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from textual import on
 from textual.app import ComposeResult
@@ -17,7 +18,7 @@ from engine.settings import Settings
 from gptoss_tui import bridge, words
 from gptoss_tui.bridge import Answer, Exported, Failure
 from gptoss_tui.draft import Draft
-from gptoss_tui.review_text import Parts, ReviewPage
+from gptoss_tui.review_text import ReviewPage
 from gptoss_tui.screens.asking import AskScreen
 from gptoss_tui.screens.confirm import Choice, ConfirmScreen
 from gptoss_tui.widgets.line_input import LineInput
@@ -102,15 +103,10 @@ class Review(Vertical):
         if self._wants_focus:
             self.focus_first()
 
-    def show(self, plan: Plan, page: ReviewPage) -> None:
-        """Show the page of a plan."""
+    def show(self, plan: Plan | None, page: ReviewPage) -> None:
+        """Show the page of a plan, or why there is none."""
         self._plan, self._page = plan, page
         self.query_one("#review-text", Note).show_parts(page.parts)
-
-    def show_problem(self, parts: Parts) -> None:
-        """Say why there is no plan."""
-        self._plan, self._page = None, ReviewPage(parts=parts, files={})
-        self.query_one("#review-text", Note).show_parts(parts)
 
     def action_page(self, direction: int) -> None:
         self.query_one("#review-page").scroll_relative(y=direction * 3, animate=False)
@@ -138,12 +134,21 @@ class Review(Vertical):
             bridge.ask_from(self, "rehearsal", partial(services.rehearsal, self._draft.settings, plan, machine))
 
     def action_export(self) -> None:
-        if self._planned():
+        if plan := self._planned():
             text = (
                 "One script for each way to start the run, with settings and plan. The directory must be empty or new."
             )
             place = str(Path.cwd() / f"scripts-{self._draft.name or 'gptoss'}".replace(" ", "-"))
-            self.app.push_screen(AskScreen("Write scripts into which directory?", text, value=place), self._export_to)
+            export, settings = self._cockpit.services.export_scripts, self._draft.settings
+            self._ask(
+                AskScreen(
+                    "Write scripts into which directory?",
+                    text,
+                    act=lambda directory: export(settings, plan, Path(directory).expanduser()),
+                    value=place,
+                ),
+                self._tell_exported,
+            )
 
     def action_copy(self) -> None:
         if self._planned():
@@ -154,7 +159,9 @@ class Review(Vertical):
     def action_save(self) -> None:
         text = "What differs from the defaults is kept under this name. Letters, digits, dots, dashes, underscores."
         name = self.query_one("#name", Input).value.strip()
-        self.app.push_screen(AskScreen("Save as which preset?", text, value=name), self._save_as)
+        save, settings = self._cockpit.services.save_preset, self._draft.settings
+        question = AskScreen("Save as which preset?", text, act=lambda name: save(name, settings), value=name)
+        self._ask(question, lambda path: self.notify(f"Saved as {path}.", title="Preset"))
 
     def action_presets(self) -> None:
         from gptoss_tui.screens.presets import PresetsScreen
@@ -166,19 +173,22 @@ class Review(Vertical):
             "A distributed_config.env, or a script with a Megatron command line such as 02_train.sh. It is read, never "
             "run. Several files are separated by commas."
         )
-        self.app.push_screen(AskScreen("Import which file?", text), self._import_from)
+        read = self._cockpit.services.import_files
+        self._ask(AskScreen("Import which file?", text, act=lambda typed: read(_paths(typed))), self._tell_imported)
+
+    def _ask(self, question: AskScreen, tell: Callable[[Any], object]) -> None:
+        """Put a question; `tell` of what its answer came to."""
+
+        def answered(value: Any) -> None:
+            if value is not None:
+                tell(value)
+
+        self.app.push_screen(question, answered)
 
     def _planned(self) -> Plan | None:
         if self._plan is None:
             self.notify("There is no plan that works; see the consequence.", severity="error")
         return self._plan
-
-    def _export_to(self, directory: str | None) -> None:
-        if directory and self._plan is not None:
-            services, settings = self._cockpit.services, self._draft.settings
-            bridge.ask_from(
-                self, "export", partial(services.export_scripts, settings, self._plan, Path(directory).expanduser())
-            )
 
     def _copy_chosen(self, choice: str | None) -> None:
         if choice is None:
@@ -187,18 +197,9 @@ class Review(Vertical):
         self.app.copy_to_clipboard(text)
         bridge.ask_from(self, "copy", partial(self._cockpit.services.keep_copy, name, text))
 
-    def _save_as(self, name: str | None) -> None:
-        if name:
-            bridge.ask_from(self, "save", partial(self._cockpit.services.save_preset, name, self._draft.settings))
-
     def _preset_taken(self, preset: Preset | None) -> None:
         if preset is not None:
             self._adopt(preset.settings, f"preset {preset.name}")
-
-    def _import_from(self, text: str | None) -> None:
-        if text:
-            paths = [Path(part.strip()).expanduser() for part in text.split(",") if part.strip()]
-            bridge.ask_from(self, "import", partial(self._cockpit.services.import_files, paths))
 
     def _adopt(self, settings: Settings, origin: str) -> None:
         changed = self._draft.adopt(settings)
@@ -213,14 +214,8 @@ class Review(Vertical):
             self.notify(f"{value.message}\n{value.hint}".strip(), severity="error", timeout=10)
         elif answer.name == "rehearsal":
             self.post_message(self.RehearsalMade(value))
-        elif answer.name == "export":
-            self._tell_exported(value)
         elif answer.name == "copy":
             self.notify(f"Copied, if your terminal takes OSC 52. Also in {value}", title="Copy", timeout=10)
-        elif answer.name == "save":
-            self.notify(f"Saved as {value}.", title="Preset")
-        elif answer.name == "import":
-            self._tell_imported(value)
 
     def _tell_exported(self, exported: Exported) -> None:
         lines = [*(str(path.relative_to(exported.directory)) for path in exported.files), "", *exported.notes]
@@ -234,6 +229,10 @@ class Review(Vertical):
         for title, told in parts.items():
             lines += [f"{title}:", *(_told(one) for one in told), ""] if told else []
         self.app.push_screen(ConfirmScreen("Imported", "\n".join(lines).strip(), (Choice("close", "Close"),)))
+
+
+def _paths(typed: str) -> list[Path]:
+    return [Path(part.strip()).expanduser() for part in typed.split(",") if part.strip()]
 
 
 def _told(told: Told) -> str:

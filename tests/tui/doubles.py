@@ -250,7 +250,7 @@ async def settled(pilot: Pilot[object], rounds: int = 5) -> None:
     await until(pilot, is_same)
 
 
-async def until(pilot: Pilot[object], condition: Callable[[], object], limit_s: float = 10.0) -> None:
+async def until(pilot: Pilot[object], condition: Callable[[], object], limit_s: float = 60.0) -> None:
     """Let the program work until `condition` holds; fails after `limit_s`."""
     loop = asyncio.get_running_loop()
     end = loop.time() + limit_s

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from engine.answers import missing
 from engine.options import Problem, parse, text_of
 from engine.settings import OPTIONS, Settings
-from gptoss_tui.bridge import Failure
 from gptoss_tui.draft import Draft, draft_path, option_named_in
-from gptoss_tui.stations import STATIONS, Standing, standings, station_of
+from gptoss_tui.stations import STATIONS, station_of
 
 
 def test_a_value_becomes_a_setting_and_a_problem_leaves_the_last_one():
@@ -114,19 +113,6 @@ def test_what_others_depend_on_is_asked_for():
 def test_every_option_has_exactly_one_station():
     asked = [option.key for station in STATIONS for option in station.options]
     assert sorted(asked) == sorted(OPTIONS)
-
-
-def test_stations_tell_how_they_stand():
-    draft = Draft()
-    draft.set("training.iterations", "x")
-    draft.set("data.source", "text")
-    failure = Failure("layout.tp = 3 does not divide", "use 1, 2, 4 or 8")
-    found = standings(draft, {"machine", "model"}, failure)
-    assert found["machine"] is Standing.DONE
-    assert found["launch"] is Standing.UNSEEN
-    assert found["data"] is Standing.NEEDS_YOU
-    assert found["training"] is Standing.PROBLEM
-    assert found["layout"] is Standing.PROBLEM
 
 
 def test_a_message_leads_to_the_option_it_names():

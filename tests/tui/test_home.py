@@ -133,7 +133,7 @@ async def test_an_unfinished_draft_is_offered_again(make_app):
         await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, SetupScreen))
-        assert app.screen.draft.text("training.iterations") == "77"
+        await until(pilot, lambda: app.screen.draft.text("training.iterations") == "77")
 
 
 async def test_runs_are_filtered_by_what_is_typed(make_app, runs_root):

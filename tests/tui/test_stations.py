@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from textual import events
 
+from engine import presets
 from engine.errors import EngineError
 from engine.finetune_settings import GOALS
 from engine.hardware.host import Disk
@@ -238,22 +239,56 @@ async def test_review_imports_an_env_file(make_setup, tmp_path):
 
 
 async def test_review_exports_scripts_and_names_what_it_wrote(make_setup, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
     app = make_setup(0)
     async with app.run_test(size=(120, 36)) as pilot:
         await review_ready(pilot, app)
-        for expected in ("Written to", "is not empty"):
-            await pilot.press("e")
-            await until(pilot, lambda: isinstance(app.screen, AskScreen) and app.focused)
-            app.focused.value = str(tmp_path / "new scripts")
-            await pilot.press("enter")
-            if expected == "Written to":
-                await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
-                assert "run.sh" in str(app.screen.query_one("#text").render())
-                await pilot.press("enter")
-                await until(pilot, lambda: isinstance(app.screen, SetupScreen))
-            else:
-                await until(pilot, lambda: any("is not empty" in note.message for note in app._notifications))
+        await pilot.press("e")
+        await until(pilot, lambda: isinstance(app.screen, AskScreen) and app.focused)
+        line = app.focused
+        line.value = str(tmp_path / "full")
+        await pilot.press("enter")
+        # What is refused stays to be mended, with the reason below it.
+        await until(pilot, lambda: "✗" in app.screen.query_one("#note").text)
+        assert "is not empty" in " ".join(app.screen.query_one("#note").text.split())
+        assert isinstance(app.screen, AskScreen) and line.value == str(tmp_path / "full")
+        line.value = str(tmp_path / "new scripts")
+        await until(pilot, lambda: "✗" not in app.screen.query_one("#note").text)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+        assert "run.sh" in str(app.screen.query_one("#text").render())
         assert (tmp_path / "new scripts" / "run.sh").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "typed", "told"),
+    [
+        ("s", "no such name!", "'no such name!' cannot name a preset"),
+        ("s", "taken", "there is a preset taken of yours already"),
+        ("i", "/nowhere/x.env", "/nowhere/x.env"),
+        ("i", "/tmp", "/tmp"),
+        ("f4", "hf token", "has a space"),
+    ],
+)
+async def test_a_refused_answer_stays_with_its_reason(make_app, key, typed, told):
+    presets.save("taken", Settings())
+    tiny = Settings().with_values({"model.name": "tiny", "data.source": "sample"})
+    app = make_app(lambda: SetupScreen(tiny), services=Services())
+    async with app.run_test(size=(120, 36)) as pilot:
+        await review_ready(pilot, app)
+        await pilot.press(key)
+        await until(pilot, lambda: isinstance(app.screen, AskScreen) and app.focused)
+        line = app.focused
+        line.value = typed
+        await pilot.press("enter")
+        await until(pilot, lambda: "✗" in app.screen.query_one("#note").text)
+        assert told in " ".join(app.screen.query_one("#note").text.split())
+        assert isinstance(app.screen, AskScreen) and line.value == typed
+        line.post_message(events.Paste("x" * 10_000_000))
+        await until(pilot, lambda: "10,000,000" in app.screen.query_one("#note").text)
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, SetupScreen))
 
 
 async def test_review_offers_a_rehearsal_and_keeps_the_draft(make_setup, services, monkeypatch):
