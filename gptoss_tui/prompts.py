@@ -21,6 +21,7 @@ from engine.findings import Finding, for_forms
 from engine.options import Option, text_of
 from engine.plan.plan import Plan
 from engine.settings import OPTIONS
+from gptoss_tui import unfinished
 from gptoss_tui.bridge import Failure, Services, attempt
 from gptoss_tui.draft import Draft, explanation
 from gptoss_tui.stations import BY_KEY, STATIONS, Station, station_of
@@ -43,8 +44,7 @@ def ask_and_act(arguments: Any) -> int:
     base = base_settings(arguments)
     setup = SetUp(Draft(base, arguments.preset) if base else Draft(), services, reader(), arguments)
     try:
-        if base is None:
-            setup.take_up()
+        setup.take_up()
         return setup.run()
     except (KeyboardInterrupt, EOFError):
         setup.draft.save()
@@ -98,10 +98,18 @@ class SetUp:
         self._machine: Any = None
 
     def take_up(self) -> None:
-        """Offer the answers that were left last time."""
-        kept = Draft.load()
-        if kept is not None and kept.is_changed and self._yes("There are answers from before. Go on with them?", True):
+        """Offer the answers that were left last time, so that these do not replace them unasked."""
+        kept = unfinished.beside(self.draft)
+        if kept is None:
+            return
+        print("There are answers from before. " + "\n".join(unfinished.account(kept)))
+        if self._yes("Go on with them?", True):
             self.draft = kept
+        elif self._yes("Keep them as a preset of yours?", True):
+            try:
+                print(f"Kept as {unfinished.keep(kept, self._services)}.")
+            except OSError as error:
+                raise SettingsError(f"they cannot be kept: {error}", "go on with them, or make room") from error
 
     def run(self) -> int:
         """Every station, then the summary until the person starts the run or leaves."""

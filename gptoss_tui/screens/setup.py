@@ -15,10 +15,9 @@ from engine import answers
 from engine.plan.plan import Plan
 from engine.settings import OPTIONS, Settings
 from gptoss_tui import draft as drafts
-from gptoss_tui import marks
+from gptoss_tui import marks, unfinished
 from gptoss_tui.bridge import Answer, Failure, attempt
 from gptoss_tui.draft import Draft
-from gptoss_tui.screens import unfinished
 from gptoss_tui.screens.asking import AskScreen
 from gptoss_tui.screens.reviewing import Reviewing
 from gptoss_tui.stations import BY_KEY, STATIONS

@@ -147,6 +147,22 @@ def test_leaving_keeps_the_answers_for_the_next_time(open_terminal):
     assert second.end() == 130
 
 
+def test_answers_from_before_are_not_replaced_by_a_preset(capsys):
+    kept = Draft(name="rehearsal")
+    kept.set("training.iterations", "77")
+    kept.save()
+
+    def taken_up(*answers: tuple[str, str]) -> SetUp:
+        setup = SetUp(Draft(Settings().with_values(REHEARSAL), "tiny"), Services(), ScriptedPerson(*answers), None)
+        setup.take_up()
+        return setup
+
+    assert taken_up(("Go on", "yes")).draft.settings.training.iterations == 77
+    assert "training.iterations = 77" in capsys.readouterr().out
+    assert taken_up(("Go on", "no"), ("Keep", "yes")).draft.settings.model.name == "tiny"
+    assert presets.find("rehearsal-unfinished").settings.training.iterations == 77
+
+
 class ScriptedPerson:
     """Stands in for the person: answers by what the prompt begins with, Enter to everything else."""
 

@@ -6,9 +6,9 @@ import pytest
 
 from engine import presets
 from engine.settings import Settings
+from gptoss_tui import unfinished
 from gptoss_tui.bridge import Services
 from gptoss_tui.draft import Draft
-from gptoss_tui.screens import unfinished
 from gptoss_tui.screens.confirm import ConfirmScreen
 from gptoss_tui.screens.home import HomeScreen
 from gptoss_tui.screens.setup import SetupScreen

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.options import text_of
 from gptoss_tui import words
 from gptoss_tui.bridge import Services
 from gptoss_tui.draft import Draft
-from gptoss_tui.screens.confirm import Choice, ConfirmScreen
+
+if TYPE_CHECKING:
+    from gptoss_tui.screens.confirm import ConfirmScreen
 
 GO_ON, ANEW, BOTH = "kept", "anew", "both"
 _MOST_SHOWN = 6
@@ -24,22 +27,26 @@ def beside(begun: Draft) -> Draft | None:
     return kept
 
 
+def account(kept: Draft) -> list[str]:
+    """Where it started, and what was changed."""
+    lines = [f"{key} = {text_of(value)}" for key, value in kept.changed().items()]
+    lines += [f"{key} = {kept.text(key)!r}, which is no value yet" for key in kept.problems]
+    told = [f"  {words.shorten(line, 60)}" for line in lines[:_MOST_SHOWN]]
+    told += [f"  and {len(lines) - _MOST_SHOWN} more"] if len(lines) > _MOST_SHOWN else []
+    return [f"It started from {kept.name or 'the defaults'}; {words.plural(len(lines), 'value')} changed:", *told]
+
+
 def question(kept: Draft, begun: Draft) -> ConfirmScreen:
     """Which of the two to go on with."""
-    changed = kept.changed()
-    lines = [f"{key} = {text_of(value)}" for key, value in changed.items()]
-    lines += [f"{key} = {kept.text(key)!r}, which is no value yet" for key in kept.problems]
-    told = [words.shorten(line, 60) for line in lines[:_MOST_SHOWN]]
-    told += [f"and {len(lines) - _MOST_SHOWN} more"] if len(lines) > _MOST_SHOWN else []
-    text = (
-        f"It started from {kept.name or 'the defaults'}; {words.plural(len(lines), 'value')} changed:\n"
-        + "\n".join(f"  {line}" for line in told)
-        + f"\n\nStarting anew from {begun.name or 'the defaults'} replaces it at the first change. "
+    from gptoss_tui.screens.confirm import Choice, ConfirmScreen
+
+    then = (
+        f"Starting anew from {begun.name or 'the defaults'} replaces it at the first change. "
         "Keep both makes it a preset of yours first."
         + (" What is no value yet is left out then." if kept.problems else "")
     )
     choices = (Choice(GO_ON, "Go on with it"), Choice(BOTH, "Keep both"), Choice(ANEW, "Start anew", is_harmful=True))
-    return ConfirmScreen("There is a set-up you did not finish", text, choices)
+    return ConfirmScreen("There is a set-up you did not finish", "\n".join([*account(kept), "", then]), choices)
 
 
 def keep(kept: Draft, services: Services) -> Path:
