@@ -12,6 +12,7 @@ from engine.cli import parser
 from engine.errors import EngineError, ExitCode
 
 if TYPE_CHECKING:
+    from engine.monitor.jobs import Watched
     from engine.run.directory import RunDirectory
 
 
@@ -58,16 +59,16 @@ def _reader_is_gone() -> int:
     return ExitCode.DONE
 
 
-def _screen_opener(options: Any) -> Callable[[str, RunDirectory | None], int] | None:
+def _screen_opener(options: Any) -> Callable[..., int] | None:
     """What opens a screen, or None where there is no terminal or the person wants lines."""
     is_terminal = _is_terminal() and os.environ.get("TERM", "dumb") != "dumb"
     if getattr(options, "plain", False) or not _wants_screens(options) or not is_terminal:
         return None
 
-    def open_screen(name: str, run: RunDirectory | None = None) -> int:
+    def open_screen(name: str, run: RunDirectory | None = None, watched: Watched | None = None) -> int:
         from gptoss_tui.app import run_app
 
-        return run_app(name, run=run, no_mouse=options.no_mouse)
+        return run_app(name, run=run, no_mouse=options.no_mouse, watched=watched)
 
     return open_screen
 

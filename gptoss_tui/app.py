@@ -29,6 +29,7 @@ from gptoss_tui.glyphs import AsciiFilter, Charset, detect_charset
 
 if TYPE_CHECKING:
     from engine.machine import Machine
+    from engine.monitor.jobs import Watched
     from engine.run.directory import RunDirectory
     from engine.settings import Settings
 
@@ -42,7 +43,7 @@ class CockpitApp(App[int]):
 
     TITLE = "gptoss"
     CSS_PATH = "styles/base.tcss"
-    HORIZONTAL_BREAKPOINTS = [(0, "-tiny-width"), (LEAST_COLUMNS, "-narrow"), (100, "-wide")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny-width"), (LEAST_COLUMNS, "-narrow"), (100, "-wide"), (240, "-huge")]
     VERTICAL_BREAKPOINTS = [(0, "-tiny-height"), (LEAST_ROWS, "-short"), (30, "-tall")]
     BINDINGS = [
         # Ctrl+P and Ctrl+Q are how docker detaches from a container: both have another key here.
@@ -60,7 +61,7 @@ class CockpitApp(App[int]):
         driver_class: type[Driver] | None = None,
     ) -> None:
         super().__init__(driver_class=driver_class)
-        self._start = start or partial(_screen, "home", None, None)
+        self._start = start or partial(_screen, "home")
         self.services = services or Services()
         self.clock = clock
         self.charset = charset or detect_charset()
@@ -182,11 +183,12 @@ def run_app(
     no_mouse: bool = False,
     machine: str = "",
     is_watching: bool = False,
+    watched: Watched | None = None,
 ) -> int:
     """Show the screens until the person leaves; returns the exit code for the shell.
 
-    `start_screen` is home, setup, monitor, runs or doctor; the monitor needs `run`. `machine` is a
-    machine file to plan for in place of this machine. With `is_watching` nothing can be changed.
+    `start_screen` is home, setup, monitor, watch, runs or doctor; the monitor needs `run`, watch needs `watched`.
+    `machine` is a machine file to plan for in place of this machine. With `is_watching` nothing can be changed.
     """
     from gptoss_tui.driver import TerminalDriver
 
@@ -195,12 +197,18 @@ def run_app(
     services = Services()
     services.is_watching = is_watching
     services.described = Path(machine).expanduser() if machine else None
-    app = CockpitApp(partial(_screen, start_screen, run, settings), services=services, driver_class=driver)
+    app = CockpitApp(partial(_screen, start_screen, run, settings, watched), services=services, driver_class=driver)
     result = app.run(mouse=not no_mouse)
     return int(app.return_code or 0) if result is None else int(result)
 
 
-def _screen(name: str, run: RunDirectory | None, settings: Settings | None) -> Screen[Any]:
+def _screen(
+    name: str, run: RunDirectory | None = None, settings: Settings | None = None, watched: Watched | None = None
+) -> Screen[Any]:
+    if name == "watch" and watched is not None:
+        from gptoss_tui.screens.watch import WatchScreen
+
+        return WatchScreen(watched)
     if name == "monitor" and run is not None:
         from gptoss_tui.screens.monitor import MonitorScreen
 

@@ -7,9 +7,10 @@ Polls in a thread. Polling works over NFS and on a copied directory, and one pol
 from __future__ import annotations
 
 import math
+import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from engine.run.state import State
 from gptoss_tui import words
 from gptoss_tui.history import History
 from gptoss_tui.log_lines import Level, export
+from gptoss_tui.log_merged import export_merged
 
 if TYPE_CHECKING:
     from engine.plan.plan import Plan
@@ -62,6 +64,8 @@ class Batch:
     """True while more is waiting to be read at once."""
     history: History | None = None
     """Everything up to here, in place of what was told before."""
+    source: str = ""
+    """Which training this is of, where a screen may turn to another one."""
     restarted: bool = False
     """True when the metrics were replaced: what came before counts no more."""
 
@@ -234,12 +238,19 @@ def checkpoint_size(run: RunDirectory, iteration: int) -> tuple[int, int]:
     return iteration, sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
 
 
-def export_log(run: RunDirectory, path: Path, level: Level) -> str:
-    """Copy a log, or what `level` leaves of it, to where the program was started. Raises OSError."""
+def export_log(job: str, paths: tuple[Path, ...], level: Level) -> str:
+    """Copy what a log view shows, or what `level` leaves of it, to where the program was started. Raises OSError."""
     kind = "" if level is Level.ALL else f"-{level.value.replace(' ', '-')}"
-    place = path.parent.name if path.parent != run.path else "run"
-    target = Path.cwd() / f"{run.name}-{place}-{path.stem}{kind}-{time.strftime('%H%M%S')}.log"
-    return f"{words.plural(export(path, level, target), 'line')} written to {target}"
+    place = f"{paths[0].parent.name}-{paths[0].stem if len(paths) == 1 else 'all'}"
+    name = re.sub(r"[^\w.-]+", "-", f"{job}-{place}{kind}-{time.strftime('%H%M%S')}.log")
+    target = Path.cwd() / name
+    count = export(paths[0], level, target) if len(paths) == 1 else export_merged(paths, level, target)
+    return f"{words.plural(count, 'line')} written to {target}"
+
+
+def rank_logs(logs: Sequence[tuple[str, Path]]) -> tuple[Path, ...]:
+    """Those of ranks, which one view can show together, by rank."""
+    return tuple(sorted((path for title, path in logs if "rank" in title), key=lambda path: (_rank_of(path), path)))
 
 
 def log_files(run: RunDirectory, state: State | None) -> list[tuple[str, Path]]:

@@ -17,7 +17,7 @@ RECENT = 50
 """Iterations that the speed is told from."""
 EVENTS = 500
 
-_NOT_METRICS = {"t", "step", "iteration"}
+_NOT_METRICS = {"t", "step", "iteration", "of", "rank", "slowest_rank"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,17 +10,40 @@ import os
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 CHUNK_BYTES = 4 << 20
 """Indexed or searched in one call: a few milliseconds."""
+TIMED_BYTES = 1 << 18
+"""Looked through for times in one call."""
+TIME_PLACE_BYTES = 48
+"""The time of a line stands at its beginning, after the rank and the level at most."""
 LONGEST_SHOWN_BYTES = 8192
 """Of a longer line only the beginning is shown."""
 
 _NEWLINE = re.compile(rb"\n")
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+class Lines(Protocol):
+    """Numbered lines that grow: of one file, or of several in one order."""
+
+    generation: int
+
+    def __len__(self) -> int: ...
+    @property
+    def whole_lines(self) -> int: ...
+    @property
+    def is_behind(self) -> bool: ...
+    def update(self) -> bool: ...
+    def line(self, number: int) -> str: ...
+    def label(self, number: int) -> str: ...
+    def matches(self, pattern: re.Pattern[bytes], first: int, end: int) -> tuple[int, list[int]]: ...
+    def search(self, pattern: re.Pattern[bytes], start: int, *, backwards: bool = False) -> Iterator[int | None]: ...
+    def close(self) -> None: ...
 
 
 class LogFile:
@@ -64,9 +87,7 @@ class LogFile:
             self._size = status.st_size
             if not self.is_behind:
                 return started_over
-            if self._descriptor is None:
-                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            chunk = os.pread(self._descriptor, CHUNK_BYTES, self._indexed)
+            chunk = os.pread(self._open(), CHUNK_BYTES, self._indexed)
         except OSError:
             was_filled = len(self) > 0
             self._start_over((0, 0))
@@ -80,6 +101,26 @@ class LogFile:
         """One line, safe to show; empty when it is not there any more."""
         return readable(self._read(self._offsets[number], self._end_of(number), LONGEST_SHOWN_BYTES))
 
+    def label(self, number: int) -> str:
+        """Nothing: all lines are of one rank."""
+        return ""
+
+    def times(self, patterns: Sequence[re.Pattern[bytes]], first: int) -> tuple[int, dict[int, re.Match[bytes]]]:
+        """The first match near the beginning of whole lines, of about 256 KiB from `first` on, and where to go on."""
+        whole = self.whole_lines
+        if first >= whole:
+            return first, {}
+        last = max(first, min(whole - 1, self._line_at(self._offsets[first] + TIMED_BYTES) - 1))
+        start = self._offsets[first]
+        data = self._read(start, self._end_of(last), None)
+        found: dict[int, re.Match[bytes]] = {}
+        for pattern in patterns:
+            for match in pattern.finditer(data):
+                line = self._line_at(start + match.start())
+                if line not in found and start + match.start() - self._offsets[line] <= TIME_PLACE_BYTES:
+                    found[line] = match
+        return last + 1, found
+
     def search(self, pattern: re.Pattern[bytes], start: int, *, backwards: bool = False) -> Iterator[int | None]:
         """Line numbers that match, from line `start` on, nearest first.
 
@@ -92,12 +133,13 @@ class LogFile:
 
     def matches(self, pattern: re.Pattern[bytes], first: int, end: int) -> tuple[int, list[int]]:
         """Lines that match among about 4 MiB from line `first` on, and where to go on; `end` is not looked at."""
-        last = max(first, min(end - 1, self._line_at(self._offsets[first] + CHUNK_BYTES) - 1))
+        last = self._last_of_piece(first, end)
         data = self._read(self._offsets[first], self._end_of(last), None)
         found = dict.fromkeys(self._line_at(self._offsets[first] + m.start()) for m in pattern.finditer(data))
         return last + 1, list(found)
 
     def close(self) -> None:
+        """Give the file handle back; what is read next opens the file again."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -115,9 +157,13 @@ class LogFile:
         else:
             first = max(0, start)
             while first < total:
-                last = max(first, min(total - 1, self._line_at(self._offsets[first] + CHUNK_BYTES) - 1))
+                last = self._last_of_piece(first, total)
                 yield first, last
                 first = last + 1
+
+    def _last_of_piece(self, first: int, end: int) -> int:
+        """The last line of about 4 MiB from line `first` on, before line `end`."""
+        return max(first, min(end - 1, self._line_at(self._offsets[first] + CHUNK_BYTES) - 1))
 
     def _line_at(self, offset: int) -> int:
         return bisect_right(self._offsets, offset) - 1
@@ -126,13 +172,16 @@ class LogFile:
         return self._offsets[number + 1] - 1 if number + 1 < len(self._offsets) else self._indexed
 
     def _read(self, start: int, end: int, most: int | None) -> bytes:
-        if self._descriptor is None:
-            return b""
         length = max(0, end - start)
         try:
-            return os.pread(self._descriptor, length if most is None else min(length, most), start)
+            return os.pread(self._open(), length if most is None else min(length, most), start)
         except OSError:
             return b""
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        return self._descriptor
 
     def _start_over(self, inode: tuple[int, int]) -> None:
         self.close()
@@ -145,7 +194,7 @@ class LogFile:
 class LineFilter:
     """The numbers of the lines of a file that match, found little by little."""
 
-    def __init__(self, file: LogFile, pattern: re.Pattern[bytes]) -> None:
+    def __init__(self, file: Lines, pattern: re.Pattern[bytes]) -> None:
         self._file = file
         self._pattern = pattern
         self._generation = -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -39,3 +40,22 @@ def drawable(present: list[str]) -> list[str]:
     """The metrics a chart can show, in a fixed order; the loss always, even before its first value."""
     known = [name for name in _NAMES if name in present or name == "loss"]
     return known + sorted(name for name in present if name not in _NAMES and name not in _NOT_DRAWN)
+
+
+_PLACES = (
+    ("tokens_per_s", "tokens_per_s_per_gpu", "tflops_per_gpu", "iteration_s"),
+    ("loss",),
+    ("learning_rate",),
+    ("grad_norm",),
+)
+"""What the charts beside one another show: of each the first that the training tells."""
+
+
+def chart_metrics(chosen: str, present: Collection[str], count: int) -> list[str]:
+    """The metrics of `count` charts, `chosen` in the first; none comes twice."""
+    shown = [chosen]
+    for place in _PLACES:
+        told = [name for name in place if name in present] or list(place)
+        if told[0] not in shown:
+            shown.append(told[0])
+    return shown[:count]

@@ -209,12 +209,14 @@ def _add_serve_verb(verbs: _Verbs) -> None:
 
 
 def _add_watching_verbs(verbs: _Verbs) -> None:
-    watch = _verb(verbs, "watch", "watch:watch", "follow any Megatron job: its log, logs, TensorBoard files or a run")
+    watch = _verb(verbs, "watch", "watch:watch", "follow any Megatron job: its log, logs, TensorBoard files or a run",
+                  screen="watch")  # fmt: skip
     watch.add_argument("places", nargs="+", metavar="PLACE",
                        help="logs, a directory of logs or event files, a run, or - for standard input")  # fmt: skip
     watch.add_argument("--no-follow", action="store_true", help="read what is there, say what it shows, and end")
     watch.add_argument("--step", default="", help="of a run: only the records of this step")
     watch.add_argument("--notify", action="store_true", help="send alerts as notifications.toml says")
+    watch.add_argument("--plain", action="store_true", help="lines instead of the screen")
     watch.add_argument("--json", action="store_true", help="metrics and alerts as JSON lines on stdout")
     report = _verb(verbs, "report", "history:report", "print what a run came to, as one page of Markdown")
     report.add_argument("run", nargs="?", default="last", help=_RUN)

@@ -1,4 +1,4 @@
-"""The verb `watch`: any Megatron job as lines, with alerts and, at the end, a diagnosis."""
+"""The verb `watch`: any Megatron job on a screen, or as lines, with alerts and, at the end, a diagnosis."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from engine.errors import ExitCode, NotFoundError, SettingsError
 from engine.monitor.alert import Alert, Facts, facts_of, number
 from engine.monitor.alerts import AlertWatch
 from engine.monitor.diagnose import Diagnosis, Text, diagnose_texts, read_logs
+from engine.monitor.jobs import Watched, find_jobs
 from engine.monitor.metrics import Record
 from engine.monitor.notify import Notifier, load_rules
 from engine.monitor.sources import JsonFiles, Pipe, Source, find_logs, follow, is_event_file, open_source
@@ -27,8 +29,14 @@ _LINE_EVERY_S = 2.0
 
 
 def watch(arguments: argparse.Namespace) -> int:
-    """Follow a job until it ends or is interrupted; with --no-follow, until the end of what is there."""
+    """Follow a job on a screen, or as lines until it ends or is interrupted; with --no-follow, what is there."""
     run = _find_run(arguments.places)
+    if _wants_screen(arguments):
+        if run is not None:
+            return int(arguments.show_screen("monitor", run))
+        notifier = partial(_make_notifier, arguments) if arguments.notify else None
+        watched = Watched(places=arguments.places, jobs=find_jobs(arguments.places), notifier=notifier)
+        return int(arguments.show_screen("watch", watched=watched))
     source: Source = JsonFiles([run.events, run.metrics]) if run else open_source(arguments.places)
     watching = _Watching(arguments, run)
     try:
@@ -210,8 +218,13 @@ def _last_change(places: list[str]) -> float:
     return min(now, max(times, default=now))
 
 
-def _make_notifier(arguments: argparse.Namespace) -> Notifier:
-    say: Callable[[str], None] = output.say
+def _wants_screen(arguments: argparse.Namespace) -> bool:
+    """A pipe cannot be read twice, and a summary or the records of one step are lines."""
+    is_lines = arguments.no_follow or arguments.step or "-" in arguments.places
+    return arguments.show_screen is not None and not is_lines
+
+
+def _make_notifier(arguments: argparse.Namespace, say: Callable[[str], None] = output.say) -> Notifier:
     return Notifier(load_rules(), " ".join(arguments.places), say)
 
 

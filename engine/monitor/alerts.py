@@ -75,6 +75,11 @@ class AlertWatch:
         self._is_gone = True
         return [process_gone(now, self._iteration)]
 
+    @property
+    def silence_limit_s(self) -> float:
+        """How long the job may say nothing now before that is a stall."""
+        return self._stall.limit_s
+
     def feed_gpus(self, samples: Iterable[GpuReading], now: float) -> list[Alert]:
         """Take one reading of the GPUs of the job."""
         return self._gpus.feed(samples, now, is_working=not self._stall.is_paused)

@@ -7,7 +7,6 @@ Only the fields that hold scalars are looked at.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +14,8 @@ from pathlib import Path
 from engine.monitor import tags
 from engine.monitor.metrics import Record
 from engine.monitor.protobuf import fields, text
+from engine.monitor.tail import Growing
 
-CHUNK_BYTES = 1 << 20
 LONGEST_RECORD_BYTES = 64 << 20
 """A longer one is damage; histograms and images stay far below."""
 
@@ -32,28 +31,23 @@ class EventFile:
         self.path = path
         self.is_damaged = False
         """True once the file stopped making sense; nothing more is read from it."""
-        self._offset = 0
+        self._file = Growing(path)
+        self._restarts = 0
         self._data = b""
 
     def read(self) -> list[Record]:
         """Records of the newly completed events, those of one iteration joined; about 1 MiB at most."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self._offset)
-                new = file.read(CHUNK_BYTES)
-        except OSError:
-            return []
-        self._offset += len(new)
+        new = self._file.read()
+        self._file.close()  # a directory may hold hundreds
+        if self._file.restarts != self._restarts:
+            self._restarts, self._data, self.is_damaged = self._file.restarts, b"", False
         self._data += new
         return _join(self._events())
 
     @property
     def is_behind(self) -> bool:
-        """True when more can be read at once."""
-        try:
-            return not self.is_damaged and os.stat(self.path).st_size > self._offset
-        except OSError:
-            return False
+        """True when more could be read at once at the last call."""
+        return not self.is_damaged and self._file.is_behind
 
     def _events(self) -> Iterator[tuple[float, int, str, float]]:
         """(time, step, tag, value) of every scalar in the whole records at hand."""

@@ -8,7 +8,6 @@ of 32 KiB with pieces of records: CRC-32, length, kind (whole, first, middle, la
 from __future__ import annotations
 
 import json
-import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ from pathlib import Path
 from engine.monitor import tags
 from engine.monitor.metrics import Record
 from engine.monitor.protobuf import fields, text
+from engine.monitor.tail import Growing
 
-CHUNK_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 15
 _MAGIC = b":W&B"
 _FILE_HEADER_BYTES = 7
@@ -36,7 +35,8 @@ class WandbFile:
         self.path = path
         self.is_damaged = False
         """True once the file stopped making sense; nothing more is read from it."""
-        self._offset = 0
+        self._file = Growing(path)
+        self._restarts = 0
         self._data = b""
         self._start = 0
         """Place in the file of the first byte of `_data`."""
@@ -44,23 +44,18 @@ class WandbFile:
 
     def read(self) -> list[Record]:
         """Records of the newly completed history; about 1 MiB at most."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self._offset)
-                new = file.read(CHUNK_BYTES)
-        except OSError:
-            return []
-        self._offset += len(new)
+        new = self._file.read()
+        self._file.close()
+        if self._file.restarts != self._restarts:
+            self._restarts, self._data, self._start, self._record = self._file.restarts, b"", 0, b""
+            self.is_damaged = False
         self._data += new
         return [found for record in self._records() if (found := _history(record)) is not None]
 
     @property
     def is_behind(self) -> bool:
-        """True when more can be read at once."""
-        try:
-            return not self.is_damaged and os.stat(self.path).st_size > self._offset
-        except OSError:
-            return False
+        """True when more could be read at once at the last call."""
+        return not self.is_damaged and self._file.is_behind
 
     def _records(self) -> Iterator[bytes]:
         for kind, piece in self._pieces():

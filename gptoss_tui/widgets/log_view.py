@@ -11,9 +11,10 @@ from textual.binding import Binding
 from textual.message import Message
 
 from gptoss_tui import words
-from gptoss_tui.log_file import LineFilter, LogFile
+from gptoss_tui.log_file import LineFilter, Lines, LogFile
 from gptoss_tui.log_lines import BAD, PATTERNS, WARN, Level
-from gptoss_tui.widgets.canvas import Canvas, Row, Span, heading
+from gptoss_tui.log_merged import MergedLog
+from gptoss_tui.widgets.canvas import Canvas, Row, Span, heading, take
 
 POLL_S = 1.0
 PIECE_S = 0.01
@@ -22,7 +23,7 @@ SIDEWAYS_CELLS = 16
 
 
 class LogView(Canvas, can_focus=True):
-    """The lines of one file, with their place in it in the heading."""
+    """The lines of one file, or of several in one order, with their place in the heading."""
 
     BINDINGS = [
         Binding("up,k", "scroll(-1)", "Line up", show=False, id="log.up"),
@@ -60,14 +61,16 @@ class LogView(Canvas, can_focus=True):
     class ExportWanted(Message):
         """The lines that are left after narrowing are to be written to a file."""
 
-        def __init__(self, path: Path, level: Level) -> None:
+        def __init__(self, paths: tuple[Path, ...], level: Level) -> None:
             super().__init__()
-            self.path = path
+            self.paths = paths
             self.level = level
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
-        self._file: LogFile | None = None
+        self._file: Lines | None = None
+        self.paths: tuple[Path, ...] = ()
+        """The files that are shown."""
         self._title = "log"
         self._top = 0
         self._left = 0
@@ -80,20 +83,17 @@ class LogView(Canvas, can_focus=True):
         self.match_line: int | None = None
         """The line of the match that was jumped to last."""
 
-    def show(self, path: Path | None, title: str) -> None:
-        """Show another file from its end; None shows that there is none."""
+    def show(self, paths: tuple[Path, ...], title: str) -> None:
+        """Show another file, or several as one, from the end; no path shows that there is none."""
         if self._file is not None:
             self._file.close()
-        self._file = LogFile(path) if path is not None else None
+        self.paths = paths
+        self._file = LogFile(paths[0]) if len(paths) == 1 else MergedLog(paths) if paths else None
         self._title = title
         self._left = 0
         self.match_line = None
         self._start_filter()
         self.poll()
-
-    @property
-    def path(self) -> Path | None:
-        return self._file.path if self._file is not None else None
 
     def on_mount(self) -> None:
         self.set_interval(POLL_S, self.poll)
@@ -151,10 +151,10 @@ class LogView(Canvas, can_focus=True):
         if self._file is not None:
             self._search(self._file, PATTERNS[Level.ERRORS], 0, 1)
 
-    def _search(self, file: LogFile, pattern: re.Pattern[bytes], start: int, direction: int) -> None:
+    def _search(self, file: Lines, pattern: re.Pattern[bytes], start: int, direction: int) -> None:
         self.run_worker(self._find(file, pattern, start, direction), exclusive=True, group="search")
 
-    async def _find(self, file: LogFile, pattern: re.Pattern[bytes], start: int, direction: int) -> None:
+    async def _find(self, file: Lines, pattern: re.Pattern[bytes], start: int, direction: int) -> None:
         for line in file.search(pattern, start, backwards=direction < 0):
             if line is None:
                 await asyncio.sleep(0)
@@ -210,12 +210,12 @@ class LogView(Canvas, can_focus=True):
         """To the clipboard of the person's own terminal, through ssh and tmux (OSC 52)."""
         rows = range(self._top, min(self._row_count, self._top + self._page))
         if self._file is not None and rows:
-            self.app.copy_to_clipboard("".join(f"{self._file.line(self._number_at(row))}\n" for row in rows))
+            self.app.copy_to_clipboard("".join(f"{self._text(self._number_at(row))}\n" for row in rows))
             self.post_message(self.Copied(len(rows)))
 
     def action_export(self) -> None:
         if self._file is not None:
-            self.post_message(self.ExportWanted(self._file.path, self.level))
+            self.post_message(self.ExportWanted(self.paths, self.level))
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
         event.stop()
@@ -230,6 +230,10 @@ class LogView(Canvas, can_focus=True):
         self._filter = LineFilter(self._file, PATTERNS[self.level]) if is_narrow and self._file else None
         self._top = 0
         self.is_following = True
+
+    def _text(self, number: int) -> str:
+        assert self._file is not None
+        return self._file.label(number) + self._file.line(number)
 
     @property
     def _page(self) -> int:
@@ -312,9 +316,13 @@ class LogView(Canvas, can_focus=True):
         spans = self._with_matches(text, style) if self._shown_pattern else [(text, style)]
         if number == self.match_line:
             spans = [(part, "selected" if part_style == style else part_style) for part, part_style in spans]
+        label = take(self._file.label(number), width // 3)
+        left: Row = ((label, "accent"),) if label else ()
+        width -= len(label)
         if not self.is_wrapped:
-            return [_window(spans, self._left, width)]
-        return [_window(spans, start, width, is_cut=False) for start in range(0, max(1, len(text)), width)]
+            return [(*left, *_window(spans, self._left, width))]
+        starts = range(0, max(1, len(text)), width)
+        return [(*left, *_window(spans, start, width, is_cut=False)) for start in starts]
 
     def _with_matches(self, text: str, style: str) -> list[Span]:
         assert self._shown_pattern is not None

@@ -44,10 +44,14 @@ def _training(history: History, plan: Plan | None) -> list[Fact]:
 
 def _speed(history: History, plan: Plan | None) -> list[Fact]:
     speed, pace, memory = history.last("tokens_per_s"), history.iteration_s, history.last("memory_gib")
-    facts = [Fact("throughput", "–" if speed is None else words.count(speed), "tok/s")]
+    compute, peak = history.last("tflops_per_gpu"), peak_tflops(plan)
+    if speed is None and compute is not None:
+        # Most foreign logs tell no tokens.
+        facts = [Fact("compute", words.number(compute), "TFLOP/s")]
+    else:
+        facts = [Fact("throughput", "–" if speed is None else words.count(speed), "tok/s")]
     if (share := share_of_plan("tokens_per_s", speed, plan)) is not None:
         facts.append(Fact("of the plan", f"{100 * share:.0f}", "%", style="warning" if share < 0.8 else "strong"))
-    compute, peak = history.last("tflops_per_gpu"), peak_tflops(plan)
     if compute is not None and peak:
         facts.append(Fact("MFU", f"{100 * compute / peak:.1f}", "%"))
     facts.append(Fact("iteration", *(("–", "") if pace is None else words.pace(pace))))
@@ -71,6 +75,8 @@ def _amounts(state: State, history: History, settings: Settings | None) -> list[
         training = settings.training
         tokens = history.iteration * training.global_batch * training.sequence_length
         facts.append(Fact("tokens", words.count(tokens)))
+    elif (samples := history.last("consumed_samples")) is not None:
+        facts.append(Fact("samples", words.count(samples)))
     return facts
 
 

@@ -51,6 +51,34 @@ def lines_of(capsys) -> list[dict[str, object]]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
+@pytest.fixture
+def shown(monkeypatch):
+    """What a terminal would have been shown."""
+    calls: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr("gptoss_tui.__main__._is_terminal", lambda: True)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr("gptoss_tui.app.run_app", lambda name, **options: calls.append((name, options)) or 0)
+    return calls
+
+
+def test_a_terminal_gets_the_screen(shown, make_run, tmp_path):
+    assert main(["watch", str(LOG)]) == 0
+    [(name, options)] = shown
+    assert name == "watch" and [job.name for job in options["watched"].jobs] == [LOG.name]
+    make_run("night")
+    assert main(["watch", "night"]) == 0
+    assert shown[-1][0] == "monitor" and shown[-1][1]["run"].name == "night"
+    assert main(["watch", str(tmp_path / "missing")]) == 4
+    assert len(shown) == 2
+
+
+@pytest.mark.parametrize("option", ["--json", "--no-follow", "--plain"])
+def test_lines_where_lines_are_wanted(shown, option, capsys, monkeypatch):
+    monkeypatch.setattr("engine.cli.watch._Watching.wait", lambda *_: False)
+    assert main(["watch", str(LOG), option]) == 0
+    assert capsys.readouterr().out and not shown
+
+
 def test_a_log_as_json_lines(capsys):
     assert main(["watch", str(LOG), "--json", "--no-follow"]) == 0
     records = lines_of(capsys)

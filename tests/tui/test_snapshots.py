@@ -93,7 +93,7 @@ def monitor_drawn(pilot) -> bool:
 
 async def monitor_ready(pilot) -> None:
     await until(pilot, lambda: monitor_drawn(pilot))
-    pilot.app.screen._draw_all()
+    pilot.app.screen.draw_all()
 
 
 @SIZES
