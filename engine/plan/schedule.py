@@ -64,7 +64,7 @@ def keep(old: Settings, new: Settings, trained: int | None, trained_under: int |
         raise SettingsError(
             f"training.decay_iterations is {wanted}, and the run was trained up to iteration {trained} with a "
             f"learning rate that falls over {falling}",
-            f"--set training.decay_iterations={falling}, or start another run from its checkpoint: model.checkpoint",
+            f"start another run from its checkpoint (model.checkpoint), or --set training.decay_iterations={falling}",
         )
     if decay_iterations(new.training) != falling:
         new = new.with_values({"training.decay_iterations": falling})
