@@ -199,9 +199,8 @@ def _complete(report: Report, directory: Path, iteration: int) -> None:
 def _metadata(parts: Mapping[str, Path]) -> bytes:
     """An index like torch's: a pickle of objects that name torch, and where each part ends."""
     modules = {"torch": ModuleType("torch"), "torch.double": (module := ModuleType("torch.double"))}
-    kinds = {
-        name: type(name, (SimpleNamespace,), {"__module__": module.__name__}) for name in ("Index", "Info", "Meta")
-    }
+    names = ("Index", "Info", "BytesStorageMetadata", "Metadata")
+    kinds = {name: type(name, (SimpleNamespace,), {"__module__": module.__name__}) for name in names}
     for name, kind in kinds.items():
         kind.__hash__ = lambda self: hash(self.fqn)  # type: ignore[method-assign,attr-defined]
         setattr(module, name, kind)
@@ -209,7 +208,8 @@ def _metadata(parts: Mapping[str, Path]) -> bytes:
         kinds["Index"](fqn=key): kinds["Info"](relative_path=path.name, offset=0, length=path.stat().st_size)
         for key, path in parts.items()
     }
-    root = kinds["Meta"](storage_data=places, state_dict_metadata={key: kinds["Meta"]() for key in parts})
+    entries = {key: kinds["BytesStorageMetadata"]() for key in parts}
+    root = kinds["Metadata"](storage_data=places, state_dict_metadata=entries)
     with patch.dict(sys.modules, modules):
         return pickle.dumps(root)
 
