@@ -15,8 +15,12 @@ from pathlib import Path
 from engine.errors import SettingsError
 from engine.launch import images, local
 from engine.launch.command import BASH, Command, Quoter, StepRequest
+from engine.launch_settings import LaunchSettings
 
 JOB_SCRIPT, NODE_SCRIPT, JOB_ID, JOB_ENV = "job.sbatch", "node.sh", "slurm.job", "job.env"
+
+SIGNAL_DELAY_S = 60
+"""By how much Slurm may be early or late with a signal."""
 
 # sbatch reads these lines itself: no shell quoting is undone there.
 _PLAIN = re.compile(r"[A-Za-z0-9._,@:=+/%\[\]*()&|!-]*")
@@ -105,15 +109,17 @@ address="$(scontrol show node "$first" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/
 asked=""
 attempt=""
 nodes=1
-# Runs beside the step on every node and signals the ranks there.
-signal_ranks() { srun --overlap --nodes="$nodes" --ntasks-per-node=1 bash "$attempt"/signal.sh "$1" || true; }
+running=""
+# Runs beside the step on every node and signals the ranks there; fails where one of them has none.
+signal_ranks() { srun --overlap --nodes="$nodes" --ntasks-per-node=1 bash "$attempt"/signal.sh "$1"; }
 ask() {
   asked="$1"
-  signal_ranks stop
+  # Ranks that are only being started cannot be reached yet.
+  until [ -z "$running" ] || signal_ranks stop || ! kill -0 "$running" 2>/dev/null; do sleep 1; done
 }
 trap 'ask limit' USR1 # Slurm, before the time limit
 trap 'ask stop' TERM # gptoss stop, scancel --batch --signal=TERM
-trap 'signal_ranks stacks' USR2 # the supervisor, when the step hangs
+trap 'signal_ranks stacks || true' USR2 # the supervisor, when the step hangs
 
 step() { # ATTEMPT RANKS_PER_NODE NODES COMMAND...
   attempt="$1"
@@ -129,11 +135,14 @@ MASTER_PORT=$((20000 + (SLURM_JOB_ID + ${SLURM_RESTART_COUNT:-0}) % 12000))
 END
   shift 3
   "$@" bash "$attempt"/node.sh &
-  local running=$! code
+  running=$!
+  local code
+  if [ -n "$asked" ]; then ask "$asked"; fi # it came while the step was being started
   while :; do # a trap ends `wait` early
     if wait "$running"; then code=0; else code=$?; fi
     kill -0 "$running" 2>/dev/null || break
   done
+  running=""
   if [ "$code" -ne 0 ] && [ -z "$asked" ]; then exit "$code"; fi
 }
 """
@@ -170,11 +179,11 @@ def directives(requests: Sequence[StepRequest]) -> list[str]:
         "partition": launch.partition,
         "account": launch.account,
         "qos": launch.qos,
-        "time": _time(launch.time_limit),
+        "time": _time(launch),
         "mail-user": launch.mail,
         "mail-type": "BEGIN,END,FAIL,REQUEUE" if launch.mail else "",
         # To the batch script only: it knows the ranks. Slurm may send it up to a minute late.
-        "signal": f"B:USR1@{launch.grace_s + 60}",
+        "signal": f"B:USR1@{launch.grace_s + SIGNAL_DELAY_S}",
     }
     on_gpus = [request for request in requests if request.device == "gpu" and request.step != "prepare"]
     if on_gpus:
@@ -212,10 +221,31 @@ def _plain(key: str, value: str) -> str:
     return value
 
 
-def _time(text: str) -> str:
+def _time(launch: LaunchSettings) -> str:
+    """The time limit. Raises SettingsError for a text that is none, and for one that ends before work begins."""
+    text = launch.time_limit
     if text and not _TIME.fullmatch(text):
         raise SettingsError(f"launch.time_limit = {text!r} is no time", "write 04:00:00, 2-12:00:00 or minutes")
+    needed = launch.grace_s + 2 * SIGNAL_DELAY_S
+    if text and 0 < limit_s(text) <= needed:
+        raise SettingsError(
+            f"launch.time_limit = {text} is {limit_s(text)} s, and saving begins {needed} s before its end: "
+            f"launch.grace_s, {launch.grace_s} s, and two minutes for Slurm's clock",
+            f"--set launch.time_limit={needed // 60 + 60} (minutes), or a smaller launch.grace_s",
+        )
     return text
+
+
+def limit_s(text: str) -> int:
+    """The seconds of a time limit as sbatch reads it; 0 is no limit."""
+    days, dash, rest = text.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:  # D-HH[:MM[:SS]]
+        parts += [0] * (3 - len(parts))
+    elif len(parts) < 3:  # MM[:SS]
+        parts = [0, *parts, 0][:3]
+    hours, minutes, seconds = parts
+    return int(days or 0) * 86_400 + hours * 3600 + minutes * 60 + seconds
 
 
 def _further(text: str) -> list[str]:

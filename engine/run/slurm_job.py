@@ -7,6 +7,8 @@ keeps that, and a resumed run goes on following the job that it finds in the que
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from engine.launch.slurm_answers import JobState
 from engine.paths import write_atomic
 from engine.run.directory import RunDirectory
 
+_JOB_NAME = re.compile(r"^#SBATCH --job-name=(\S+)$", re.MULTILINE)
 FIRST_POLL_S, MAX_POLL_S = 1.0, 15.0
 ANSWER_LIMIT_S = 60
 HOPELESS_POLLS = 3
@@ -107,16 +110,33 @@ def _state(number: str) -> JobState | None:
 def _job_in_queue(run: RunDirectory, attempt: Path, step: str) -> tuple[str, Path | None]:
     """The number and attempt of an earlier job of this step that has not ended; empty when there is none."""
     for earlier in sorted(run.attempts.glob(f"*-{step}"), reverse=True):
-        try:
-            number = (earlier / JOB_ID).read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError):
-            continue
-        if earlier != attempt and number.isdigit():
+        number = _number_of(run, earlier) if earlier != attempt else ""
+        if number:
             queued = _ask(["squeue", "--noheader", "--format", "%T|%r|%S|%N", "--jobs", number])
             state = slurm_answers.parse_squeue(queued.stdout)
             if state is not None and not state.is_over:
                 return number, earlier
     return "", None
+
+
+def _number_of(run: RunDirectory, attempt: Path) -> str:
+    """The number of the attempt's job, also of one that was submitted and never noted; empty when there is none."""
+    try:
+        noted = (attempt / JOB_ID).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        noted = ""
+    if noted.isdigit():
+        return noted
+    try:
+        name = _JOB_NAME.search((attempt / JOB_SCRIPT).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return ""
+    if name is None:
+        return ""
+    # Another run may have the name elsewhere: the job's directory tells them apart.
+    words = ["squeue", "--noheader", "--user", str(os.getuid()), "--name", name[1], "--format", "%A|%Z"]
+    queued = (line.strip().partition("|") for line in _ask(words).stdout.splitlines())
+    return next((number for number, _, place in queued if number.isdigit() and place == str(run.path)), "")
 
 
 def _take_reports(earlier: Path, attempt: Path) -> None:

@@ -126,11 +126,18 @@ def test_the_layout_brings_what_it_needs():
     assert "--sequence-parallel" not in _flags(values=MEGATRON)
 
 
+def test_wsd_says_over_how_many_iterations_the_rate_falls():
+    wsd = {**MEGATRON, "training.schedule": "WSD", "training.iterations": 500}
+    assert _flags(values=wsd)["--lr-wsd-decay-iters"] == "50"
+    assert "--lr-wsd-decay-iters" not in _flags(values=MEGATRON)
+
+
 @pytest.mark.engine
 @pytest.mark.parametrize("name", ["gpt-oss-20b", "gpt-oss-120b"])
 def test_megatron_itself_parses_the_flags(name, tmp_path):
     """With Megatron's own parser; it asks the GPU for its capability, so that one question is answered for it."""
-    values = {**MEGATRON, "model.name": name, "launch.megatron_lm": str(tmp_path), "training.recompute": "moe"}
+    values = {**MEGATRON, "model.name": name, "launch.megatron_lm": str(tmp_path), "training.recompute": "moe",
+              "training.schedule": "WSD"}  # fmt: skip
     words = reference.flags(request_of(values=values, run=tmp_path))
     code = (
         "import sys; from megatron.training.arguments import parse_args\n"

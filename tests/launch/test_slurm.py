@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from engine.errors import SettingsError
-from engine.launch import slurm, slurm_answers
-from tests.launch.support import request_of
+from engine.launch import signals, slurm, slurm_answers
+from tests.launch.support import LIMIT_S, request_of, until
 
 SLURM = {"launch.launcher": "slurm"}
 
@@ -148,3 +153,61 @@ def test_a_job_that_can_never_start_says_why():
 )  # fmt: skip
 def test_refusals_in_words(said, meant):
     assert meant in slurm_answers.refusal(said)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 5400), ("90:30", 5430), ("04:00:00", 14_400), ("2-12", 216_000), ("2-12:30", 217_800),
+     ("1-00:00:01", 86_401), ("0", 0)],
+)  # fmt: skip
+def test_a_time_limit_in_seconds(text, seconds):
+    assert slurm.limit_s(text) == seconds
+
+
+def test_a_time_limit_that_leaves_no_time_to_work_is_refused():
+    with pytest.raises(SettingsError, match="is 420 s, and saving begins 420 s before its end") as refused:
+        _job(values={"launch.time_limit": "7", "launch.grace_s": 300})
+    assert "--set launch.time_limit=67" in refused.value.hint
+    assert "--time=8" in _job(values={"launch.time_limit": "8", "launch.grace_s": 300})
+    assert "--time=0" in _job(values={"launch.time_limit": "0", "launch.grace_s": 300})
+
+
+FAKE_SRUN = """\
+#!/bin/bash
+while [[ "$1" == --* ]]; do shift; done
+case "$*" in
+  *signal.sh*) "$@" && code=0 || code=$?; echo "asked: $code" >>"$RUN_DIR/asked"; exit "$code" ;;
+esac
+: >"$RUN_DIR/starting"
+until [ -e "$RUN_DIR/go" ]; do sleep 0.05; done # a node takes its time
+exec "$@"
+"""
+RANK = "import time; time.sleep(600)"
+
+
+def test_a_signal_that_comes_while_the_step_starts_reaches_its_ranks(tmp_path):
+    request = request_of(values=SLURM, run=tmp_path, runtime="")
+    request.attempt.mkdir(parents=True)
+    script = request.attempt / slurm.JOB_SCRIPT
+    script.write_text(slurm.job_script([request], script))
+    (request.attempt / signals.NAME).write_text(signals.SCRIPT)
+    node = f"export GPTOSS_ATTEMPT={request.attempt} LOCAL_RANK=0\nexec {sys.executable} -c '{RANK}'\n"
+    (request.attempt / slurm.NODE_SCRIPT).write_text(node)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in (("srun", FAKE_SRUN), ("scontrol", "#!/bin/bash\necho NodeAddr=127.0.0.1\n")):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "RUN_DIR": str(tmp_path),
+                   "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "SLURM_SUBMIT_DIR": str(tmp_path)}  # fmt: skip
+    job = subprocess.Popen(["bash", str(script)], env=environment)
+    try:
+        until((tmp_path / "starting").exists)
+        job.send_signal(signal.SIGUSR1)
+        until(lambda: (tmp_path / "asked").exists() and "asked: 1" in (tmp_path / "asked").read_text())
+        (tmp_path / "go").touch()
+        assert job.wait(LIMIT_S) == 0  # else it would train on for ever
+    finally:
+        subprocess.run(["bash", str(request.attempt / signals.NAME), "kill"], capture_output=True)
+        job.kill()
+        job.wait()
