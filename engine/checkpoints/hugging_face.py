@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoints import tensors
+from engine.checkpoints import tensors, torch_dist
 from engine.checkpoints.safetensors_file import StoredTensor, read_header
 from engine.errors import CheckpointError, NotFoundError
 from engine.models import MAX_CONFIG_BYTES, Model, read_config
@@ -80,6 +80,11 @@ def find(reference: str) -> Path:
 
 def read(directory: Path) -> HuggingFaceCheckpoint:
     """The checkpoint in `directory`. Raises CheckpointError or SettingsError naming what is wrong with it."""
+    if not (directory / "config.json").exists() and torch_dist.is_there(directory):
+        raise CheckpointError(
+            f"{directory} is a Megatron checkpoint and not a Hugging Face one",
+            f"look at it: gptoss checkpoint inspect {directory}, or export it: gptoss export {directory} OUT",
+        )
     model = read_config(directory)
     config = read_json(directory / "config.json", MAX_CONFIG_BYTES)
     if config.get("model_type", "gpt_oss") != "gpt_oss":

@@ -75,7 +75,7 @@ def inspect(path: Path) -> Inspection:
         return _adapter(path)
     if (path / "config.json").exists():
         return _hugging_face(path)
-    if (path / torch_dist.METADATA).exists() or (path / TRACKER).exists() or any(path.glob("iter_*")):
+    if torch_dist.is_there(path):
         return _megatron(path)
     raise NotFoundError(
         f"{path} is no checkpoint: it has no config.json, {TRACKER} or {torch_dist.METADATA}",

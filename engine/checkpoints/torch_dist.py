@@ -118,6 +118,11 @@ class RawTensor:
     """Byte offset in the file."""
 
 
+def is_there(path: Path) -> bool:
+    """Whether `path` looks like a Megatron checkpoint of any format, whole or not."""
+    return (path / METADATA).exists() or (path / TRACKER).exists() or any(path.glob("iter_*"))
+
+
 def find_iteration(path: Path) -> Path:
     """The newest iteration of the checkpoint at `path`, or `path` itself when it is one. Raises NotFoundError."""
     if (path / METADATA).exists():

@@ -13,18 +13,21 @@ from pathlib import Path
 from typing import IO, Any
 
 from engine import settings_file
-from engine.checkpoints import hugging_face, manifest
+from engine.checkpoints import hugging_face, manifest, torch_dist
 from engine.checkpoints.inspect import KINDS, Inspection
 from engine.checkpoints.inspect import inspect as look
 from engine.cli import output
 from engine.errors import CheckpointError, EngineError, ExitCode, NotFoundError, StepFailed
 
 _LOG_LINES = 5
+_PROBLEMS = 12
+"""Shown of a checkpoint that is not verified: another model differs in hundreds of tensors."""
 
 
 def convert(arguments: argparse.Namespace) -> int:
     """Hugging Face to Megatron."""
-    source, out = hugging_face.find(arguments.source), _target(arguments)
+    source = hugging_face.find(arguments.source)
+    out = _target(arguments, source)
     result = _work(
         {
             "job": "convert",
@@ -40,15 +43,16 @@ def convert(arguments: argparse.Namespace) -> int:
 
 def export(arguments: argparse.Namespace) -> int:
     """Megatron to Hugging Face."""
-    source, out = _source(arguments), _target(arguments)
-    reference = _reference(source, arguments.reference)
+    source = _source(arguments)
+    reference, base = _reference(source, arguments.reference), _base(source, arguments.base)
+    out = _target(arguments, torch_dist.find_iteration(source), reference, *([Path(base)] if base else []))
     result = _work(
         {
             "job": "export",
             "source": str(source),
             "out": str(out),
             "reference": str(reference),
-            "base": _base(source, arguments.base),
+            "base": base,
             "origin": arguments.reference,
             "dtype": arguments.dtype,
             "threads": arguments.threads,
@@ -149,9 +153,17 @@ def _python_path(python: str) -> str:
     return os.pathsep.join(part for part in (own, os.environ.get("PYTHONPATH", "")) if part)
 
 
-def _target(arguments: argparse.Namespace) -> Path:
-    """Where to write. Raises CheckpointError when something is there that was not to be replaced."""
+def _target(arguments: argparse.Namespace, *read: Path) -> Path:
+    """Where to write; `read` is what the work reads. Raises CheckpointError when that, or something else, is there."""
     out = Path(arguments.out).expanduser()
+    for path in read:
+        here, there = out.resolve(), path.resolve()
+        if here == there or here in there.parents or there in here.parents:
+            raise CheckpointError(
+                f"{out} {'is' if here == there else 'lies in' if there in here.parents else 'holds'} {path}, "
+                "which is read",
+                "give a directory beside it",
+            )
     is_free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
     if not is_free and not arguments.overwrite:
         raise CheckpointError(f"{out} exists already", "give another directory, or --overwrite to replace it when done")
@@ -159,8 +171,13 @@ def _target(arguments: argparse.Namespace) -> Path:
 
 
 def _source(arguments: argparse.Namespace) -> Path:
-    """The Megatron checkpoint that was named, also by the run that made it."""
+    """The Megatron checkpoint that was named, also by the run that made it. Raises CheckpointError for another kind."""
     source = Path(arguments.source).expanduser()
+    if (source / "config.json").is_file() and not (source / torch_dist.TRACKER).exists():
+        raise CheckpointError(
+            f"{source} is a Hugging Face checkpoint and not a Megatron one",
+            f"convert it: gptoss convert {source} OUT, or compare with it: gptoss verify CKPT --against {source}",
+        )
     return source / "checkpoints" if (source / "settings.toml").is_file() else source
 
 
@@ -232,7 +249,11 @@ def _verification(result: Mapping[str, Any]) -> list[str]:
         for one in result.get("logits", [])
     ]
     lines += [f"  {result['logits_skipped']}"] if "logits_skipped" in result else []
-    return lines + [f"  wrong: {problem}" for problem in result["problems"]]
+    problems = result["problems"]
+    lines += [f"  wrong: {problem}" for problem in problems[:_PROBLEMS]]
+    if len(problems) > _PROBLEMS:
+        lines.append(f"  wrong: {len(problems) - _PROBLEMS} more; --json names them all")
+    return lines
 
 
 def _description(found: Inspection) -> list[str]:

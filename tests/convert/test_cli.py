@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gptoss_tui.__main__ import main
+from tests.convert import models
 from tests.convert.conftest import MakeSource
 
 
@@ -64,6 +65,61 @@ def test_errors_are_told(
     assert main([places.get(word, word) for word in arguments]) == code
     assert says in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["SOURCE", "SOURCE/inside", "SOURCE/..", "LINK/m"])
+def test_what_is_read_is_never_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str) -> None:
+    origin = models.make(tmp_path / "all" / "hf")
+    (tmp_path / "link").symlink_to(origin)
+    before = {path: path.read_bytes() for path in origin.iterdir()}
+    out = place.replace("SOURCE", str(origin)).replace("LINK", str(tmp_path / "link"))
+    assert main(["convert", str(origin), out, "--overwrite"]) == 2
+    assert "which is read" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in origin.iterdir()} == before
+
+
+def test_an_export_keeps_off_all_that_it_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from engine.workers.stream.convert import convert
+
+    origin, made = models.make(tmp_path / "hf"), tmp_path / "m"
+    convert(origin, made, "bf16")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for out in (made, made / "iter_0000000", origin):
+        assert main(["export", str(made), str(out), "--overwrite"]) == 2
+        assert "which is read" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_the_other_kind_of_checkpoint_is_named(
+    source: MakeSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from engine.workers.stream.convert import convert
+
+    origin, made, out = str(source("bf16", 64)), str(tmp_path / "m"), str(tmp_path / "out")
+    convert(Path(origin), Path(made), "bf16")
+    for words, says, hint in (
+        (["convert", made, out], "is a Megatron checkpoint and not a Hugging Face one", "gptoss export"),
+        (["verify", made, "--against", made], "is a Megatron checkpoint and not a Hugging Face one", "gptoss export"),
+        (["export", origin, out], "is a Hugging Face checkpoint and not a Megatron one", "gptoss convert"),
+        (["verify", origin], "is a Hugging Face checkpoint and not a Megatron one", "--against"),
+    ):
+        assert main(words) == 2, words
+        told = capsys.readouterr().err
+        assert says in told and hint in told, told
+
+
+def test_hundreds_of_differences_are_counted(
+    source: MakeSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from engine.workers.stream.convert import convert
+
+    convert(source("bf16", 64), tmp_path / "m", "bf16")
+    words = ["verify", str(tmp_path / "m"), "--against", str(source("mxfp4", 64)), "--no-logits"]
+    assert main(words) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) < 20 and told[-1].endswith("more; --json names them all")
+    assert main([*words, "--json"]) == 1
+    assert len(json.loads(capsys.readouterr().out)["problems"]) > 50
 
 
 def test_a_lora_adapter_is_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

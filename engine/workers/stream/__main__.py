@@ -20,16 +20,17 @@ _INTERVAL_S = 0.5
 
 
 class _Progress:
-    """Passes on a few sentences a second."""
+    """Passes on a few sentences a second, none twice in a row."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._last = 0.0
+        self._told = ""
 
     def __call__(self, message: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if done >= total or now - self._last >= _INTERVAL_S:
-            self._last = now
+        if message != self._told and (done >= total or now - self._last >= _INTERVAL_S):
+            self._last, self._told = now, message
             self.write({"progress": message, "done": done, "total": total})
 
     def write(self, record: dict[str, Any]) -> None:
