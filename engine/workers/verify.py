@@ -9,7 +9,6 @@ iteration. What was seen stays in the run as `verification.json`.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import subprocess
@@ -20,11 +19,11 @@ from typing import Any
 
 from engine.errors import EngineError, StepFailed
 from engine.paths import write_atomic
-from engine.workers import finetune_lora
-from engine.workers.evaluation import LastEvaluation, read_first, read_last, read_of, read_samples
+from engine.workers import finetune_lora, losses
+from engine.workers.evaluation import LastEvaluation, read_first, read_last, read_of
 from engine.workers.export import newest_checkpoint
 from engine.workers.report import Report, run_worker
-from engine.workers.source import hugging_face_source
+from engine.workers.source import hugging_face_directory
 
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2}
 """Largest difference allowed between the losses, in nats, by the format of the training.
@@ -44,16 +43,16 @@ def work(report: Report) -> Mapping[str, Any]:
     base = finetune_lora.base_checkpoint(report) if finetune_lora.is_wanted(report.settings) else None
     found = compare(report, checkpoint, Path(report.run.export.name), base)
     problems = list(found["problems"])
-    losses: dict[str, float] = {}
+    measured: dict[str, float] = {}
     if not problems:
-        losses = _losses(report, evaluation)
-        problems += _loss_problems(losses, LOSS_TOLERANCE[report.settings.training.precision])
+        measured = _losses(report, evaluation)
+        problems += _loss_problems(measured, LOSS_TOLERANCE[report.settings.training.precision])
     write_atomic(
         report.run.path / "verification.json",
-        json.dumps({**found, **losses, "problems": problems, "is_verified": not problems}, indent=1) + "\n",
+        json.dumps({**found, **measured, "problems": problems, "is_verified": not problems}, indent=1) + "\n",
     )
     refuse(problems, "the exported model is not the trained one")
-    return {**summary(found), **losses}
+    return {**summary(found), **measured}
 
 
 def compare(report: Report, checkpoint: Path, against: Path, base: Path | None = None) -> dict[str, Any]:
@@ -149,20 +148,21 @@ def _matching_evaluation(report: Report, checkpoint: Path) -> LastEvaluation:
 def _losses(report: Report, evaluation: LastEvaluation) -> dict[str, float]:
     """Losses by transformers alone beside those that Megatron reported."""
     report.phase("running the exported model in transformers")
-    exported = _load_transformers(report.run.export.name, report)
-    found = {"megatron_loss": evaluation.loss, "export_loss": _loss(report, exported, evaluation, "exported")}
-    found["loss_difference"] = abs(found["export_loss"] - evaluation.loss)
-    found["loss_tolerance"] = LOSS_TOLERANCE[report.settings.training.precision]
-    del exported
-    _free()
+    [exported] = losses.losses(report, Path(report.run.export.name), [evaluation], "exported")
+    found = {
+        "megatron_loss": evaluation.loss,
+        "export_loss": exported,
+        "loss_difference": abs(exported - evaluation.loss),
+        "loss_tolerance": LOSS_TOLERANCE[report.settings.training.precision],
+    }
     first = _first_iteration(report)
     if first is None:
         return found
     report.phase("running the model that the training began with in transformers")
-    initial = _load_transformers(hugging_face_source(report), report)
-    found["initial_loss"] = _loss(report, initial, evaluation, "initial")
+    origin = hugging_face_directory(report)
+    found["initial_loss"], initial = losses.losses(report, origin, [evaluation, first], "initial")
     found["first_training_loss"] = first.loss
-    found["first_loss_difference"] = abs(_loss(report, initial, first, "initial") - first.loss)
+    found["first_loss_difference"] = abs(initial - first.loss)
     return found
 
 
@@ -174,71 +174,20 @@ def _first_iteration(report: Report) -> LastEvaluation | None:
     return read_first(report.run) if is_wanted and began_with_them else None
 
 
-def _loss_problems(losses: Mapping[str, float], allowed: float) -> list[str]:
+def _loss_problems(measured: Mapping[str, float], allowed: float) -> list[str]:
     """Written so that NaN, which is not above anything, is a problem too."""
     problems = []
-    if not losses["loss_difference"] <= allowed:
+    if not measured["loss_difference"] <= allowed:
         problems.append(
-            f"the loss on the last evaluation's text is {losses['export_loss']:.6f}, "
-            f"Megatron's was {losses['megatron_loss']:.6f}; allowed is a difference of {allowed:g}"
+            f"the loss on the last evaluation's text is {measured['export_loss']:.6f}, "
+            f"Megatron's was {measured['megatron_loss']:.6f}; allowed is a difference of {allowed:g}"
         )
-    if "first_loss_difference" in losses and not losses["first_loss_difference"] <= allowed:
+    if "first_loss_difference" in measured and not measured["first_loss_difference"] <= allowed:
         problems.append(
-            f"the first iteration's loss was {losses['first_training_loss']:.6f}, which is not that of the "
-            f"Hugging Face weights: it differs by {losses['first_loss_difference']:.3g}, allowed is {allowed:g}"
+            f"the first iteration's loss was {measured['first_training_loss']:.6f}, which is not that of the "
+            f"Hugging Face weights: it differs by {measured['first_loss_difference']:.3g}, allowed is {allowed:g}"
         )
     return problems
-
-
-def _load_transformers(path: str, report: Report) -> Any:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, Mxfp4Config
-
-    from engine.workers.files import size_bytes
-
-    # The weights are the same in either format; on a CPU fp32 is the faster and the sharper one.
-    in_bf16 = report.plan.device == "gpu" and report.settings.training.precision == "bf16"
-    chosen: dict[str, Any] = {"dtype": torch.bfloat16 if in_bf16 else torch.float32}
-    if hasattr(AutoConfig.from_pretrained(path), "quantization_config"):
-        chosen["quantization_config"] = Mxfp4Config(dequantize=True)
-    if report.plan.device == "gpu":
-        free, _ = torch.cuda.mem_get_info()
-        # The other ranks have not begun: their GPUs are free for a model that one cannot hold.
-        fits = "quantization_config" not in chosen and Path(path).is_dir() and size_bytes(Path(path)) < 0.8 * free
-        chosen["device_map"] = "cuda:0" if fits else "auto"
-    return AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager", **chosen).eval()
-
-
-def _logits(model: Any, tokens: Any) -> Any:
-    import torch
-
-    with torch.inference_mode():
-        return model(tokens.to(model.device), use_cache=False).logits.float().cpu()
-
-
-def _loss(report: Report, model: Any, evaluation: LastEvaluation, name: str) -> float:
-    """Megatron's loss: the sum over all tokens that count, divided by their number."""
-    import torch
-
-    total = weight = 0.0
-    batches = list(read_samples(report.run, evaluation))
-    for done, (tokens, labels, mask) in enumerate(batches, 1):
-        logits = _logits(model, torch.from_numpy(tokens).long())
-        wanted = torch.from_numpy(labels).long().flatten()
-        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted, reduction="none")
-        counted = torch.from_numpy(mask).flatten()
-        total += float((losses * counted).sum(dtype=torch.float64))
-        weight += float(counted.sum(dtype=torch.float64))
-        report.progress(f"loss of the {name} model", done, len(batches), "batches")
-    return total / weight
-
-
-def _free() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

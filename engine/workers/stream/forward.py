@@ -37,6 +37,16 @@ _SAVED_AS = {"input_layernorm.weight": f"{QKV}.layer_norm_weight"}
 
 def transformers_logits(directory: Path, prompts: Sequence[Tensor], precision: str) -> list[Tensor]:
     """What transformers computes from the Hugging Face checkpoint in `directory`."""
+    with transformers_model(directory, precision) as model, torch.inference_mode():
+        return _apart(model(_together(prompts), use_cache=False).logits, prompts)
+
+
+@contextlib.contextmanager
+def transformers_model(directory: Path, precision: str, device: str = "cpu") -> Iterator[Callable[..., Any]]:
+    """The model of the Hugging Face checkpoint in `directory`, each part of which gets its weights when it is called.
+
+    It takes tokens that lie anywhere and computes on `device`.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     checkpoint = hugging_face.read(directory)
@@ -47,7 +57,7 @@ def transformers_logits(directory: Path, prompts: Sequence[Tensor], precision: s
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=TORCH_DTYPES[precision])
     model.eval()
     # Its frequencies are computed, not loaded.
-    model.model.rotary_emb = type(model.model.rotary_emb)(config)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)
     shapes = tensors.hugging_face(checkpoint.model)
     with HuggingFaceReader(checkpoint) as reader:
         source = FromHuggingFace(reader)
@@ -56,13 +66,13 @@ def transformers_logits(directory: Path, prompts: Sequence[Tensor], precision: s
             values = torch.empty(shape, dtype=TORCH_DTYPES[precision])
             for part in parts(name, shapes[name], values.element_size()):
                 values[part.start : part.stop] = source.values(part)
-            return values
+            return values.to(device)
 
         owners = [("model.embed_tokens", model.model.embed_tokens), ("model.norm", model.model.norm)]
         owners += [(f"model.layers.{i}", layer) for i, layer in enumerate(model.model.layers)]
         owners += [("lm_head", model.lm_head)]
-        with _weights_on_call(owners, load), torch.inference_mode():
-            return _apart(model(_together(prompts), use_cache=False).logits, prompts)
+        with _weights_on_call(owners, load):
+            yield lambda tokens, **options: model(tokens.to(device), **options)
 
 
 def megatron_logits(
