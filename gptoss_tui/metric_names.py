@@ -23,7 +23,9 @@ _NAMES = {
     "tflops_per_gpu": MetricName("compute per GPU", "TFLOP/s"),
     "tokens_per_s_per_gpu": MetricName("throughput per GPU", "tokens/s"),
     "memory_gib": MetricName("memory of a rank", "GiB"),
-    "load_balance": MetricName("MoE load balance loss"),
+    "load_balance": MetricName("busiest expert", "x the mean"),
+    "load_balance_least": MetricName("idlest expert", "x the mean"),
+    "load_balance_loss": MetricName("MoE load balance loss"),
 }
 """In the order in which `c` walks through them."""
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from engine.monitor.alert import Alert, Facts
+from engine.monitor.expert_rules import StarvingExpert
 from engine.monitor.loss_rules import Divergence, LossSpike, NotANumber, Plateau, SkippedIterations
 from engine.monitor.metrics import Record
 from engine.monitor.pace_rules import ClockSkew, MemoryCreep, MissedCheckpoint, SlowRank, ThroughputDrop
@@ -39,6 +40,7 @@ class AlertWatch:
             SlowRank(),
             MemoryCreep(facts),
             MissedCheckpoint(facts),
+            StarvingExpert(),
         )
         self._clock = ClockSkew()
         self._stall = Stall(facts, began)

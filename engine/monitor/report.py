@@ -21,7 +21,7 @@ PICTURES = (
     ("tokens_per_s", "Throughput", "tokens/s"),
     ("grad_norm", "Gradient norm", ""),
     ("learning_rate", "Learning rate", ""),
-    ("load_balance", "MoE load balance loss", ""),
+    ("load_balance", "Busiest expert over the mean", ""),
     ("memory_gib", "Peak memory of a rank", "GiB"),
 )
 """What a page shows of the metrics, where there are any: name, title, unit."""

@@ -16,7 +16,7 @@ _NAMES = {
     "throughput": "tflops_per_gpu",
     "throughput/tflops/device": "tflops_per_gpu",
     "throughput/tokens/device": "",
-    "load_balancing_loss": "load_balance",
+    "load_balancing_loss": "load_balance_loss",
     "loss-scale": "loss_scale",
     "batch-size": "global_batch",
     "params-norm": "params_norm",

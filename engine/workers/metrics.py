@@ -12,6 +12,7 @@ from megatron.bridge.training.callbacks import Callback
 
 from engine.run import rotation, validation
 from engine.workers.evaluation import Recorder
+from engine.workers.experts import Balance, ExpertCounts
 from engine.workers.report import Report
 
 _LOSS = "lm loss"
@@ -33,6 +34,7 @@ class Metrics(Callback):
         """The losses of the evaluations so far, those before a resume included."""
         self._lowest_saved = math.inf
         """The lowest validation loss of a checkpoint."""
+        self._experts: ExpertCounts | None = None
         self.iteration = 0
         """The last one, once the training has ended."""
 
@@ -47,6 +49,7 @@ class Metrics(Callback):
             self._lowest_saved = self._validation.get(best, math.inf) if best else math.inf
         else:
             self._recorder.begin_first()
+        self._experts = ExpertCounts(context.model)
         self._report.phase(f"training from iteration {step}")
 
     def on_train_step_start(self, context: Any) -> None:
@@ -66,8 +69,9 @@ class Metrics(Callback):
         )
         if iteration % chosen.log_interval and not last:
             return
+        balance = self._experts.take() if self._experts is not None else None  # every rank takes part
         if _owns_loss() and context.loss_dict:
-            self._write(context, iteration)
+            self._write(context, iteration, balance)
         self._seconds, self._iterations = 0.0, 0
 
     def on_eval_start(self, context: Any) -> None:
@@ -128,7 +132,7 @@ class Metrics(Callback):
         if self._recorder.iteration == state.step:
             state.do_valid = False
 
-    def _write(self, context: Any, iteration: int) -> None:
+    def _write(self, context: Any, iteration: int, balance: Balance | None) -> None:
         chosen = self._report.settings.training
         loss = _number(context.loss_dict[_LOSS])
         self._nan += not math.isfinite(loss)
@@ -147,6 +151,8 @@ class Metrics(Callback):
             skipped=self._skipped,
             nan_iterations=self._nan,
             memory_gib=_memory_gib(),
+            load_balance=balance.most if balance else None,
+            load_balance_least=balance.least if balance else None,
         )
 
     def _tflops_per_gpu(self, context: Any, iteration_s: float) -> float | None:

@@ -26,6 +26,7 @@ def run_facts(
         *_results(state),
         *_amounts(state, history, settings),
         *_checkpoint(state, history, checkpoint, now),
+        *_experts(history),
     ]
 
 
@@ -88,6 +89,14 @@ def _checkpoint(state: State, history: History, known: tuple[int, int] | None, n
     if age or is_measured:
         facts.append(Fact(f"  {age or 'its size'}", *(_size(known[1]) if known and is_measured else ("", ""))))
     return facts
+
+
+def _experts(history: History) -> list[Fact]:
+    """How uneven the routers are, in their worst layers."""
+    most, least = history.last("load_balance"), history.last("load_balance_least")
+    if most is None or least is None:
+        return []
+    return [Fact("busiest expert", f"{most:.2f}", "x mean"), Fact("idlest expert", f"{least:.2f}", "x mean")]
 
 
 def _results(state: State) -> list[Fact]:

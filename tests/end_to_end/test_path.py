@@ -44,8 +44,10 @@ def test_the_training_reports_what_it_did(trained: RunDirectory) -> None:
     assert [record["iteration"] for record in records] == list(range(1, 9))
     assert {
         "grad_norm", "learning_rate", "tokens_per_s", "tokens_per_s_per_gpu", "iteration_s", "consumed_samples",
-        "skipped", "nan_iterations", "memory_gib",
+        "skipped", "nan_iterations", "memory_gib", "load_balance", "load_balance_least",
     } <= records[-1].keys()  # fmt: skip
+    # Two of four experts for each token: no one can have more than twice the mean.
+    assert all(0 <= record["load_balance_least"] < 1 < record["load_balance"] <= 2 for record in records)
     assert records[-1]["consumed_samples"] == 64
     assert "tflops_per_gpu" not in records[-1]
     kinds = [(event["kind"], event.get("iteration")) for event in read_records(trained.events)]

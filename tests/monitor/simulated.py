@@ -48,6 +48,8 @@ def healthy(
                 "skipped": 0,
                 "nan_iterations": 0,
                 "memory_gib": 60 + 2 * (1 - math.exp(-iteration / 20)),
+                "load_balance": 2.1,
+                "load_balance_least": 0.3 * math.exp(abs(math.sin(seed + iteration / 700)) - 1),
             }
         if evaluate_every and iteration % evaluate_every == 0:
             yield {"t": t, "step": "train", "kind": "phase", "message": "evaluating"}
@@ -178,6 +180,24 @@ def with_batch_ramp_up() -> Iterator[Record]:
         yield {**record, "global_batch": batch, "iteration_s": record["iteration_s"] * batch / 64}
 
 
+def with_starving_expert(at: int) -> Iterator[Record]:
+    """The router forgets one expert within some iterations."""
+
+    def starve(record: Record, since: int) -> None:
+        record["load_balance_least"] *= math.exp(-since / 40)
+
+    return changed(healthy(), at, starve)
+
+
+def with_idle_expert() -> Iterator[Record]:
+    """The weights that were given use one expert as good as never."""
+
+    def idle(record: Record, since: int) -> None:
+        record["load_balance_least"] = 0.07 if since < 4 else 0.0
+
+    return changed(healthy(), 1, idle)
+
+
 HEALTHY: dict[str, Callable[[int], Iterator[Record]]] = {
     "smooth": lambda seed: healthy(seed=seed),
     "long": lambda seed: healthy(20_000, seed=seed, scatter=0.03),
@@ -192,6 +212,7 @@ HEALTHY: dict[str, Callable[[int], Iterator[Record]]] = {
     "slow iterations": lambda seed: healthy(800, seed=seed, seconds=50, save_every=100, pause_s=600),
     "FP16": lambda seed: with_fp16_scale_search(),
     "resumed": lambda seed: with_resume(500, 400),
+    "idle expert from the start": lambda seed: with_idle_expert(),
     "batch ramp-up": lambda seed: with_batch_ramp_up(),
 }
 
@@ -211,5 +232,6 @@ SICK: dict[str, tuple[str, Callable[[], Iterator[Record]]]] = {
     "memory leak": ("memory.creep", lambda: with_memory_leak(300)),
     "checkpoint missing": ("checkpoint.missing", lambda: with_missing_checkpoints(500)),
     "clock set back": ("clock.skew", lambda: with_clock_set_back(300)),
+    "starving expert": ("expert.starving", lambda: with_starving_expert(700)),
     "gap": ("stall", lambda: with_gap(300)),
 }

@@ -37,7 +37,7 @@ def test_a_line_of_bridge_has_every_metric():
     assert record == {
         "t": t, "iteration": 20, "of": 100, "consumed_samples": 80, "iteration_s": pytest.approx(0.0795),
         "tflops_per_gpu": 191.0, "learning_rate": 3e-4, "global_batch": 4, "loss": 4.939785,
-        "load_balance": 1.005855, "loss_scale": 1.0, "grad_norm": 1.955, "skipped": 0, "nan_iterations": 0,
+        "load_balance_loss": 1.005855, "loss_scale": 1.0, "grad_norm": 1.955, "skipped": 0, "nan_iterations": 0,
     }  # fmt: skip
 
 
