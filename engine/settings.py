@@ -436,8 +436,9 @@ class OutputSettings:
         "none",
         help="An experiment tracker that gets the metrics too.",
         why="Its package must be installed. W&B without a key writes an offline file into the run's directory; MLflow "
-        "writes there unless MLFLOW_TRACKING_URI names a server. Keys come from the environment, never from here.",
-        choices=("none", "wandb", "mlflow"),
+        "and Trackio write there, too, unless MLFLOW_TRACKING_URI or TRACKIO_SPACE_ID names a server. Keys come from "
+        "the environment, never from here.",
+        choices=("none", "wandb", "mlflow", "trackio"),
         advanced=True,
     )
     tracker_project: str = option(

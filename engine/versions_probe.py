@@ -19,7 +19,7 @@ NAMES = (
     "torch", "megatron-core", "megatron-bridge", "transformers", "tokenizers", "safetensors", "datasets", "einops",
     "omegaconf", "pillow", "psutil", "tensorboard", "numpy", "transformer-engine", "transformer-engine-torch",
     "nvidia-modelopt", "megatron-energon", "nvidia-resiliency-ext", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12",
-    "nvidia-nccl-cu13", "nvidia-nccl-cu12", "pip", "wandb", "mlflow",
+    "nvidia-nccl-cu13", "nvidia-nccl-cu12", "pip", "wandb", "mlflow", "trackio",
 )  # fmt: skip
 
 

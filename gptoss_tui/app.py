@@ -43,7 +43,7 @@ class CockpitApp(App[int]):
 
     TITLE = "gptoss"
     CSS_PATH = "styles/base.tcss"
-    HORIZONTAL_BREAKPOINTS = [(0, "-tiny-width"), (LEAST_COLUMNS, "-narrow"), (100, "-wide"), (240, "-huge")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny-width"), (LEAST_COLUMNS, "-narrow"), (100, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-tiny-height"), (LEAST_ROWS, "-short"), (30, "-tall")]
     BINDINGS = [
         # Ctrl+P and Ctrl+Q are how docker detaches from a container: both have another key here.

@@ -10,7 +10,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -248,27 +248,39 @@ def export_log(job: str, paths: tuple[Path, ...], level: Level) -> str:
     return f"{words.plural(count, 'line')} written to {target}"
 
 
-def rank_logs(logs: Sequence[tuple[str, Path]]) -> tuple[Path, ...]:
-    """Those of ranks, which one view can show together, by rank."""
-    return tuple(sorted((path for title, path in logs if "rank" in title), key=lambda path: (_rank_of(path), path)))
+def rank_logs(shown: Path) -> tuple[Path, ...]:
+    """The logs of all ranks of the attempt that the log `shown` is of, by rank."""
+    return tuple(sorted(shown.parent.glob("rank-*.log"), key=_rank_of))
 
 
 def log_files(run: RunDirectory, state: State | None) -> list[tuple[str, Path]]:
     """The logs worth reading now, the most telling first, as (title, path).
 
     That is the rank that failed first; else the last rank of a training, where Megatron prints
-    its iteration lines, and rank 0 of other steps. What the launcher says comes after the ranks.
+    its iteration lines, and rank 0 of other steps. What the launcher says comes after the ranks,
+    then the supervisor, then what earlier attempts left, the newest first.
     """
-    found: list[tuple[str, Path]] = []
-    if state is not None and state.attempt:
-        attempt = run.attempt(state.attempt, state.step)
-        errors = sorted(attempt.glob("error-rank-*.json"), key=_changed)
-        failed = _rank_of(errors[0]) if errors else None
-        last_first = -1 if state.step == "train" else 1
-        ranks = sorted(attempt.glob("rank-*.log"), key=lambda p: (_rank_of(p) != failed, last_first * _rank_of(p)))
-        found = [(f"{state.step} · rank {_rank_of(path)}", path) for path in ranks]
-        found.append((f"{state.step} · launcher", attempt / "launcher.log"))
-    return [*found, ("supervisor", run.supervisor_log)]
+    here = run.attempt(state.attempt, state.step) if state is not None and state.attempt else None
+    found = _attempt_logs(here) if here is not None else []
+    found.append(("supervisor", run.supervisor_log))
+    for attempt in sorted(run.attempts.glob("*-*"), reverse=True):
+        if attempt != here:
+            found += [
+                (f"{title} · attempt {attempt.name.partition('-')[0]}", path) for title, path in _attempt_logs(attempt)
+            ]
+    return found
+
+
+def _attempt_logs(attempt: Path) -> list[tuple[str, Path]]:
+    step = attempt.name.partition("-")[2]
+    errors = sorted(attempt.glob("error-rank-*.json"), key=_changed)
+    failed = _rank_of(errors[0]) if errors else None
+    last_first = -1 if step == "train" else 1
+    ranks = sorted(attempt.glob("rank-*.log"), key=lambda p: (_rank_of(p) != failed, last_first * _rank_of(p)))
+    return [
+        *((f"{step} · rank {_rank_of(path)}", path) for path in ranks),
+        (f"{step} · launcher", attempt / "launcher.log"),
+    ]
 
 
 def _changed(path: Path) -> float:

@@ -17,6 +17,9 @@ _NAMES = {
     "throughput/tflops/device": "tflops_per_gpu",
     "throughput/tokens/device": "",
     "load_balancing_loss": "load_balance_loss",
+    # Ours.
+    "load_balance": "load_balance",
+    "load_balance_least": "load_balance_least",
     "loss-scale": "loss_scale",
     "batch-size": "global_batch",
     "params-norm": "params_norm",

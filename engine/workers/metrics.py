@@ -14,6 +14,7 @@ from engine.run import rotation, validation
 from engine.workers.evaluation import Recorder
 from engine.workers.experts import Balance, ExpertCounts
 from engine.workers.report import Report
+from engine.workers.trackers import Trackio, open_tracker, tell_bridge
 
 _LOSS = "lm loss"
 _GIB = 1 << 30
@@ -34,6 +35,7 @@ class Metrics(Callback):
         """The losses of the evaluations so far, those before a resume included."""
         self._lowest_saved = math.inf
         """The lowest validation loss of a checkpoint."""
+        self._tracker: Trackio | None = None
         self._experts: ExpertCounts | None = None
         self.iteration = 0
         """The last one, once the training has ended."""
@@ -50,6 +52,8 @@ class Metrics(Callback):
         else:
             self._recorder.begin_first()
         self._experts = ExpertCounts(context.model)
+        if _owns_loss():
+            self._tracker = open_tracker(self._report.settings, self._report.run)
         self._report.phase(f"training from iteration {step}")
 
     def on_train_step_start(self, context: Any) -> None:
@@ -70,6 +74,9 @@ class Metrics(Callback):
         if iteration % chosen.log_interval and not last:
             return
         balance = self._experts.take() if self._experts is not None else None  # every rank takes part
+        if balance is not None:
+            told = {"load_balance": balance.most, "load_balance_least": balance.least}
+            tell_bridge(context.state, iteration, told)
         if _owns_loss() and context.loss_dict:
             self._write(context, iteration, balance)
         self._seconds, self._iterations = 0.0, 0
@@ -83,7 +90,7 @@ class Metrics(Callback):
         loss = None
         if _owns_loss() and context.total_loss_dict:
             loss = _number(context.total_loss_dict[_LOSS])
-            self._report.metric(iteration, validation_loss=_finite(loss))
+            self._record(iteration, validation_loss=_finite(loss))
         loss = self._recorder.end(iteration, loss, is_best=loss is not None and self._is_best(iteration, loss))
         if math.isfinite(loss):
             if self._is_best(iteration, loss):
@@ -138,7 +145,7 @@ class Metrics(Callback):
         self._nan += not math.isfinite(loss)
         iteration_s = self._seconds / self._iterations
         tokens_per_s = chosen.global_batch * chosen.sequence_length / iteration_s
-        self._report.metric(
+        self._record(
             iteration,
             loss=_finite(loss),
             grad_norm=None if context.grad_norm is None else _finite(_number(context.grad_norm)),
@@ -154,6 +161,11 @@ class Metrics(Callback):
             load_balance=balance.most if balance else None,
             load_balance_least=balance.least if balance else None,
         )
+
+    def _record(self, iteration: int, **values: float | None) -> None:
+        self._report.metric(iteration, **values)
+        if self._tracker is not None:
+            self._tracker.log(iteration, values)
 
     def _tflops_per_gpu(self, context: Any, iteration_s: float) -> float | None:
         """By Bridge's own count of operations; on a CPU it would compare with nothing."""

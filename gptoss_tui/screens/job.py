@@ -39,6 +39,8 @@ from gptoss_tui.widgets.progress import Progress
 from gptoss_tui.widgets.run_facts import run_facts
 from gptoss_tui.widgets.steps import StepList, StepStrip, status_spans
 
+HUGE_COLUMNS = 240
+"""From here on there is room for four charts."""
 TICK_S = 1.0
 GPU_S = 2.0
 FRESH_S = 60.0
@@ -95,6 +97,10 @@ class JobScreen(CockpitScreen):
 
     def logs(self) -> list[tuple[str, Path]]:
         """The logs worth reading now, the most telling first, as (title, path)."""
+        raise NotImplementedError
+
+    def rank_logs(self, shown: Path) -> tuple[Path, ...]:
+        """The logs of all ranks that belong together with the one that is shown."""
         raise NotImplementedError
 
     def find_cause(self) -> Diagnosis | None:
@@ -235,6 +241,8 @@ class JobScreen(CockpitScreen):
         self.show_status((*self.status_row(state), (f"  {words.duration(elapsed)}", "muted")))
 
     def on_resize(self) -> None:
+        # Beside -wide, which a further breakpoint would take the place of.
+        self.set_class(self.app.size.width >= HUGE_COLUMNS, "-huge")
         self.call_after_refresh(self.draw_all)
 
     def draw_all(self) -> None:
@@ -282,8 +290,8 @@ class JobScreen(CockpitScreen):
         self._log = index % len(logs)
         title, path = logs[self._log]
         paths: tuple[Path, ...] = (path,)
-        if self._is_merged and len(together := feed.rank_logs(logs)) > 1:
-            paths, title = together, f"{len(together)} ranks"
+        if self._is_merged and len(together := self.rank_logs(path)) > 1:
+            paths, title = together, f"{title.split(' · ')[0]} · {len(together)} ranks"
         if paths != view.paths:
             view.show(paths, title)
 
@@ -293,9 +301,10 @@ class JobScreen(CockpitScreen):
 
     def action_all_ranks(self) -> None:
         self._is_merged = not self._is_merged
-        if self._is_merged and len(feed.rank_logs(self.logs())) < 2:
+        logs = self.logs()
+        if self._is_merged and (not logs or len(self.rank_logs(logs[self._log % len(logs)][1])) < 2):
             self._is_merged = False
-            self.notify("There is one rank's log only.")
+            self.notify("There is no other rank's log beside this one.")
         self.show_log(self._log)
 
     def action_search(self) -> None:

@@ -67,6 +67,9 @@ class MonitorScreen(JobScreen):
     def logs(self) -> list[tuple[str, Path]]:
         return feed.log_files(self.run, self.state)
 
+    def rank_logs(self, shown: Path) -> tuple[Path, ...]:
+        return feed.rank_logs(shown)
+
     def find_cause(self) -> Diagnosis | None:
         return self.cockpit.services.cause_of(self.run)
 

@@ -89,8 +89,11 @@ class WatchScreen(JobScreen):
     # --- what the training at hand is ---------------------------------------------------
 
     def logs(self) -> list[tuple[str, Path]]:
-        is_alone = len(self._job.logs) < 2
-        return [(path.name if is_alone else f"rank log · {path.name}", path) for path in reversed(self._job.logs)]
+        # Megatron prints its iterations on the last rank.
+        return [(path.name, path) for path in reversed(self._job.logs)]
+
+    def rank_logs(self, shown: Path) -> tuple[Path, ...]:
+        return self._job.logs
 
     def find_cause(self) -> Diagnosis | None:
         return diagnose_texts(read_logs(self._job.logs))

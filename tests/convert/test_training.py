@@ -13,6 +13,7 @@ import torch
 
 from engine.checkpoints import danger
 from engine.plan.layout import Layout
+from engine.run.directory import read_records
 from tests.convert.conftest import Judge
 from tests.end_to_end.harness import Zygote, losses, make_run
 
@@ -21,6 +22,9 @@ CASES = {
     "TP2": Layout(tp=2),
     "PP2": Layout(pp=2),
 }
+
+EXPERTS_AT_FIRST = (1.887, 0.199)
+"""Tokens of the busiest and the idlest expert over the mean, with these weights and samples."""
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +47,9 @@ def test_the_whole_way(zygote: Zygote, megatron_lm: Judge, tmp_path: Path, layou
     assert losses(run)[4] < losses(run)[1]
     # What Megatron saves is no danger, or nobody could go on from a checkpoint.
     assert danger.find(run.converted) == danger.find(run.checkpoints) == []
+    # The same weights and samples: however the ranks share them, every token is counted alike.
+    first = next(record for record in read_records(run.metrics) if "load_balance" in record)
+    assert (first["load_balance"], first["load_balance_least"]) == pytest.approx(EXPERTS_AT_FIRST, abs=0.02)
     assert zygote.run("export", run)["tensors"] == 71
     tokens = torch.arange(64)[None]
     before, after = (

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sqlite3
+import subprocess
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from engine import settings_file
 from engine.run.directory import RunDirectory
 from engine.settings import Settings
-from engine.workers.trackers import logger_options
+from engine.workers.trackers import logger_options, open_tracker, tell_bridge
 from tests.engine.test_preflight import FACTS, INSTALLED, PACKAGES, SETTINGS, judge
 
 
 @pytest.fixture(autouse=True)
 def no_keys(tmp_path, monkeypatch):
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "MLFLOW_TRACKING_URI"):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "MLFLOW_TRACKING_URI", "TRACKIO_DIR", "TRACKIO_SPACE_ID"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -53,6 +59,72 @@ def test_mlflow_writes_into_the_run_unless_a_server_is_named(tmp_path, monkeypat
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
     options(tmp_path, "mlflow")
     assert os.environ["MLFLOW_TRACKING_URI"] == "http://tracker:5000"
+
+
+@pytest.fixture
+def night(tmp_path):
+    chosen = {"output.tracker": "trackio", "output.tracker_project": "night shift"}
+    return Settings().with_values(chosen), RunDirectory(tmp_path / "run-1")
+
+
+def test_trackio_gets_what_the_records_hold(night, monkeypatch):
+    calls = []
+    fake = SimpleNamespace(
+        init=lambda **options: calls.append(options),
+        log=lambda values, step: calls.append((step, values)),
+    )
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    settings, run = night
+    tracker = open_tracker(settings, run)
+    assert tracker is not None
+    tracker.log(3, {"loss": 2.5, "tflops_per_gpu": None})
+    [options, record] = calls
+    assert (options["project"], options["name"], options["resume"]) == ("night shift", "run-1", "allow")
+    assert options["config"]["output.tracker"] == "trackio"
+    assert record == (3, {"loss": 2.5})
+    assert os.environ["TRACKIO_DIR"] == str(run.path / "trackio")
+
+
+def test_trackio_goes_where_the_environment_says(night, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(init=lambda **options: None))
+    monkeypatch.setenv("TRACKIO_SPACE_ID", "someone/space")
+    open_tracker(*night)
+    assert "TRACKIO_DIR" not in os.environ
+
+
+def test_bridges_loggers_get_what_bridge_does_not_know():
+    calls = []
+    state = SimpleNamespace(
+        tensorboard_logger=SimpleNamespace(add_scalar=lambda *told: calls.append(told)),
+        wandb_logger=SimpleNamespace(log=lambda *told: calls.append(told)),
+        mlflow_logger=None,
+    )
+    tell_bridge(state, 7, {"load_balance": 1.5})
+    assert calls == [("load_balance", 1.5, 7), ({"load_balance": 1.5}, 7)]
+
+
+def test_bridge_is_told_nothing_of_trackio_and_others_open_none(tmp_path, night):
+    assert options(tmp_path, "trackio") == {}
+    assert open_tracker(Settings(), night[1]) is None
+
+
+def test_trackio_itself_keeps_the_metrics(night):
+    """In a process of its own: Trackio reads where to write when it is imported."""
+    pytest.importorskip("trackio")
+    settings, run = night
+    run.path.mkdir()
+    settings_file.save(settings, run.settings)
+    program = (
+        "import sys; from pathlib import Path; from engine import settings_file; "
+        "from engine.run.directory import RunDirectory; from engine.workers.trackers import open_tracker; "
+        "run = RunDirectory(Path(sys.argv[1])); tracker = open_tracker(settings_file.load(run.settings), run); "
+        "[tracker.log(n, {'loss': 5.0 / n, 'memory_gib': None}) for n in (1, 2, 3)]"
+    )
+    subprocess.run([sys.executable, "-c", program, str(run.path)], check=True, timeout=300, capture_output=True)
+    [database] = (run.path / "trackio").glob("*.db")
+    with sqlite3.connect(database) as connection:
+        rows = connection.execute("select step, metrics from metrics where run_name = 'run-1' order by step").fetchall()
+    assert [(step, json.loads(metrics)["loss"]) for step, metrics in rows] == [(1, 5.0), (2, 2.5), (3, 5.0 / 3)]
 
 
 def test_a_tracker_that_is_not_installed_refuses_the_start():
