@@ -121,12 +121,28 @@ def iterations_of(amount: Amount, pace: Pace) -> int:
 
 
 def as_settings(amount: Amount, settings: Settings, pace: Pace) -> dict[str, Value]:
-    """The settings that make a training so long; chats are counted by the prepare step. Raises SettingsError."""
+    """The settings that make a training so long. Raises SettingsError.
+
+    Epochs of chats are kept as such: the prepare step counts the chats and sets the iterations; until then they are
+    what `pace` makes of them, where it knows the data.
+    """
     if amount.unit == "epochs" and settings.training.goal in GOALS:
-        return {"finetune.epochs": amount.number}
+        known = {"training.iterations": iterations_of(amount, pace)} if pace.data_tokens else {}
+        return {**known, "finetune.epochs": amount.number}
     values: dict[str, Value] = {"training.iterations": iterations_of(amount, pace)}
     # It would come before the iterations.
     return {**values, "finetune.epochs": 0.0} if settings.finetune.epochs else values
+
+
+def followed(settings: Settings, pace: Pace) -> int | None:
+    """The iterations that `finetune.epochs` come to; None where it decides nothing, or cannot be told."""
+    epochs = settings.finetune.epochs
+    if settings.training.goal not in GOALS or not epochs or not pace.data_tokens:
+        return None
+    try:
+        return iterations_of(Amount(number=epochs, unit="epochs"), pace)
+    except SettingsError:
+        return None
 
 
 def length_of(iterations: int, pace: Pace) -> Length:
@@ -145,7 +161,7 @@ def describe(length: Length) -> str:
     """One line: `500 iterations = 262.1M tokens = 64,000 samples = 1.3 epochs = 2.4 h`."""
     parts = [f"{length.iterations:,} iterations", f"{short(length.tokens)} tokens", f"{length.samples:,} samples"]
     if length.epochs is not None:
-        parts.append(f"{length.epochs:,.2f} epochs")
+        parts.append(f"{length.epochs:,.{2 if length.epochs < 100 else 0}f} epochs")
     if length.hours is not None:
         parts.append(f"{length.hours:,.1f} h" if length.hours >= 1 else f"{length.hours * 60:.0f} min")
     return " = ".join(parts)

@@ -91,6 +91,10 @@ def _can_ask(options: Any) -> bool:
 
 
 def _open_named(options: Any) -> int:
+    if options.machine:  # a bad file is refused here, in words, and not on a screen
+        from engine.cli.machines import machine_of
+
+        machine_of(options)
     from gptoss_tui.app import run_app
 
     settings = None

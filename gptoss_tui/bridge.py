@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from gptoss_tui.model_panel import ModelFacts
 
 
+_OF_THIS_HOST = {"container", "disk", "hub", "network", "packages", "slurm", "ssh"}
+"""Kinds of findings that say nothing about a machine that is only described."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a call did not do what it was asked to."""
@@ -176,12 +180,16 @@ class Services:
     def check(self, settings: Settings, plan: Plan, machine: Machine) -> tuple[Finding, ...]:
         from engine.cli.starting import check
 
-        return check(settings, plan, machine)
+        found = check(settings, plan, machine)
+        if self.described is None:
+            return found
+        return tuple(finding for finding in found if finding.key.partition(".")[0] not in _OF_THIS_HOST)
 
     def model_facts(self, settings: Settings, plan: Plan | None, machine: Machine | None) -> ModelFacts:
         from gptoss_tui.model_panel import read
 
-        return read(settings, plan, machine, self.runs_root())
+        described = machine.disk("runs") if machine is not None and self.described is not None else None
+        return read(settings, plan, machine, self.runs_root(), described)
 
     def preview(self, settings: Settings) -> Preview:
         from gptoss_tui.data_panel import read
@@ -195,10 +203,10 @@ class Services:
             raise SettingsError("that is no token: it has a space or a letter that no token has", "paste it again")
         os.environ["HF_TOKEN"] = token
 
-    def data_tokens(self, settings: Settings) -> float | None:
+    def data_tokens(self, settings: Settings, *, is_packed: bool = True) -> float | None:
         from engine.data.amount import trained_tokens
 
-        return trained_tokens(settings)
+        return trained_tokens(settings, is_packed=is_packed)
 
     def import_files(self, paths: list[Path]) -> Imported:
         from engine.imports import read

@@ -43,15 +43,25 @@ class Draft:
 
     def set(self, key: str, text: str) -> Problem | None:
         """Take what was typed for an option; returns the problem with it, if any."""
-        text = text[:LONGEST_TEXT]
-        before = self.text(key)
-        if text == before:
-            return self.problems.get(key)
-        # Letters typed one after the other in the same field are one step back.
-        if not (self._past and list(self._past[-1]) == [key]):
-            self._remember({key: before})
+        self.set_all({key: text})
+        return self.problems.get(key)
+
+    def set_all(self, texts: Mapping[str, str]) -> None:
+        """Take what was typed, or what it means, for several options at once."""
+        texts = {key: text[:LONGEST_TEXT] for key, text in texts.items()}
+        before = {key: self.text(key) for key in texts}
+        if texts == before:
+            return
+        # Letters typed one after the other in the same place are one step back.
+        if not (self._past and list(self._past[-1]) == list(texts)):
+            self._remember(before)
         self._future.clear()
-        return self._put(key, text)
+        for key, text in texts.items():
+            self._put(key, text)
+
+    def follow(self, key: str, value: Value) -> None:
+        """Take a value that follows from others: undo brings back those, and with them this."""
+        self._put(key, text_of(value))
 
     def adopt(self, settings: Settings) -> int:
         """Take every value of `settings` in one step that undo takes back; returns how many were others."""
@@ -77,6 +87,14 @@ class Draft:
     def redo(self) -> str | None:
         """Make the last undone step again; returns the option it was about."""
         return self._move(self._future, self._past)
+
+    @property
+    def can_undo(self) -> bool:
+        return any(self._past)
+
+    @property
+    def can_redo(self) -> bool:
+        return any(self._future)
 
     def changed(self) -> dict[str, Value]:
         """The valid values that differ from the starting point."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,8 +44,12 @@ class ModelFacts:
     machine_ram_gib: float
 
 
-def read(settings: Settings, plan: Plan | None, machine: Machine | None, runs_root: Path) -> ModelFacts:
+def read(
+    settings: Settings, plan: Plan | None, machine: Machine | None, runs_root: Path, described: Disk | None = None
+) -> ModelFacts:
     """Look at the cache, the named directories and the disks; reads headers, no weights. For a thread.
+
+    `described` is the disk of a machine that is only described: what this host has says nothing about it.
 
     Raises EngineError for a model or a directory that cannot be used.
     """
@@ -56,14 +60,17 @@ def read(settings: Settings, plan: Plan | None, machine: Machine | None, runs_ro
 
     model, chosen = models.find(settings), settings.model
     output = Path(settings.output.directory).expanduser() if settings.output.directory else runs_root
+    hub = read_hub(settings, model, os.environ)
+    if hub is not None and described is not None:
+        hub = replace(hub, cache=replace(hub.cache, free_gib=described.free_gib, is_writable=True))
     return ModelFacts(
         model=model,
         goal=settings.training.goal,
-        hub=read_hub(settings, model, os.environ),
+        hub=hub,
         download_gib=preflight.download_gib(model),
         source=inspect(Path(chosen.path)) if chosen.path and settings.training.goal != "pretrain" else None,
         checkpoint=inspect(Path(chosen.checkpoint)) if chosen.checkpoint else None,
-        output=read_disk("runs", output),
+        output=replace(described, path=str(output)) if described is not None else read_disk("runs", output),
         disk_gib=preflight.disk_need_gib(settings, plan, model) if plan else {},
         ram_gib=preflight.memory_need_gib(settings, plan, model) if plan else {},
         machine_ram_gib=machine.ram_gib if machine else 0.0,

@@ -216,9 +216,10 @@ class SetUp:
     def _take_length(self, typed: str) -> None:
         """Set the length that was given in any unit, and say what it is in the others. Raises EngineError."""
         settings, amount = self.draft.settings, length.parse(typed)
-        estimate = self._plan().estimate if amount.unit == "hours" else None
-        tokens = self._services.data_tokens(settings) if amount.unit == "epochs" else None
-        pace = length.pace_of(settings, estimate, tokens)
+        plan = self._plan() if amount.unit in ("hours", "epochs") else None
+        is_packed = plan is not None and plan.device == "gpu"
+        tokens = self._services.data_tokens(settings, is_packed=is_packed) if amount.unit == "epochs" else None
+        pace = length.pace_of(settings, plan.estimate if plan is not None else None, tokens)
         for key, value in length.as_settings(amount, settings, pace).items():
             self.draft.set(key, text_of(value))
             print(f"{key} = {text_of(value)}")

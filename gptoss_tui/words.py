@@ -8,6 +8,16 @@ import time
 from engine.monitor.scale import count as count
 
 
+def rough_duration(seconds: float) -> str:
+    """How long something predicted takes, in one number: `40 s`, `12 min`, `14.2 h` or `3.5 days`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:,.1f} days"
+
+
 def duration(seconds: float | None) -> str:
     """`42 s`, `3:07`, `2:03:07` or `3 d 04 h`; a dash when it is not known."""
     if seconds is None or not math.isfinite(seconds):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from engine import length
 from engine.cli import output
 from engine.data.amount import trained_tokens
+from engine.finetune_settings import GOALS
 from engine.machine import Machine
 from engine.plan.planner import make_plan
 from engine.settings import Settings
@@ -21,7 +22,9 @@ def apply(settings: Settings, machine: Callable[[], Machine], text: str) -> Sett
         return settings
     amount = length.parse(text)
     estimate = make_plan(settings, machine()).estimate if amount.unit == "hours" else None
-    pace = length.pace_of(settings, estimate, trained_tokens(settings) if amount.unit == "epochs" else None)
+    # Epochs of chats stay epochs: the prepare step counts them.
+    is_counted = amount.unit == "epochs" and settings.training.goal not in GOALS
+    pace = length.pace_of(settings, estimate, trained_tokens(settings) if is_counted else None)
     values = length.as_settings(amount, settings, pace)
     made = settings.with_values(values)
     output.say(f"length: {text} = " + ", ".join(f"{key} {value:,}" for key, value in values.items()))

@@ -10,7 +10,7 @@ from textual.binding import Binding
 from textual.containers import Vertical
 from textual.widget import Widget
 
-from gptoss_tui import feed
+from gptoss_tui import feed, words
 from gptoss_tui.bridge import Answer, Failure
 from gptoss_tui.feed import Overview
 from gptoss_tui.preset_rows import preset_item
@@ -122,6 +122,8 @@ class HomeScreen(Launching, CockpitScreen):
         if width:
             name_width = max(map(len, self._presets), default=0)
             choices.show([preset_item(one, width - 2, name_width) for one in self._presets.values()], highlighted)
+            count = words.plural(len(self._presets), "preset")
+            self.query_one("#presets-title", Rule).show(right=((count, "muted"),) if self._presets else ())
             self._describe()
 
     def _draw_runs(self) -> None:

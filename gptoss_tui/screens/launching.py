@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from gptoss_tui.screens.confirm import Choice
 
 _TEXT_CELLS = 62
+_GOES_ON = "It goes on by itself, whatever happens to this terminal."
+_SOMEWHERE_ELSE = (
+    "{} describes a machine that is not this one, so nothing can start here. Export scripts, in the review of a "
+    "set-up, writes what starts it there."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +94,10 @@ class Launching(CockpitScreen):
             text = f"It cannot run here: {answer.message}\n\n{answer.hint}".strip()
             question = ConfirmScreen(offer.title, text, (*change, Choice("no", "Close")))
         else:
-            question = ConfirmScreen(offer.title, offer_text(offer), _choices(offer, change))
+            described = self.cockpit.services.described
+            told = _SOMEWHERE_ELSE.format(described) if described else _GOES_ON
+            choices = (*change, Choice("no", "Close")) if described else _choices(offer, change)
+            question = ConfirmScreen(offer.title, f"{offer_text(offer)}\n\n{told}", choices)
         self.app.push_screen(question, self._offer_decided)
 
     def _offer_decided(self, choice: str | None) -> None:
@@ -133,7 +141,7 @@ def offer_text(offer: Offer) -> str:
     lines += ["", *(line for note in offer.notes for line in textwrap.wrap(note, _TEXT_CELLS))] if offer.notes else []
     if troubles := worst_text(offer.findings):
         lines += ["", troubles]
-    return "\n".join([*lines, "", "It goes on by itself, whatever happens to this terminal."])
+    return "\n".join(lines)
 
 
 def _choices(offer: Offer, change: tuple[Choice, ...]) -> tuple[Choice, ...]:

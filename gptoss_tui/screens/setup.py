@@ -10,8 +10,9 @@ from textual import events, on
 from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
 from textual.widget import Widget
+from textual.widgets import Input
 
-from engine import answers
+from engine.options import text_of
 from engine.plan.plan import Plan
 from engine.settings import OPTIONS, Settings
 from gptoss_tui import draft as drafts
@@ -65,6 +66,7 @@ class SetupScreen(Reviewing):
         super().__init__(kept or begun)
         self._station = STATIONS[0].key
         self._seen = {self._station}
+        self._offered = (False, False)
         # Kept here and not looked up: every key press needs them.
         self._panes: dict[str, Form | Review] = {}
         self._rail = Choices(id="rail")
@@ -149,6 +151,7 @@ class SetupScreen(Reviewing):
         self._open_station()
         self._explain()
         self._draw_rail()
+        self.refresh_bindings()
 
     def _open_station(self) -> None:
         """Show the pane of the station, made when it is first wanted."""
@@ -208,6 +211,23 @@ class SetupScreen(Reviewing):
         ]
         self._rail.show(items, self._station)
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what does something here is offered, in the line of keys, in the help and among the commands."""
+        places = [station.key for station in STATIONS]
+        if action == "station":
+            direction = parameters[0]
+            assert isinstance(direction, int)
+            return 0 <= places.index(self._station) + direction < len(places)
+        if action == "advanced":
+            return any(option.advanced for option in BY_KEY[self._station].options)
+        if action == "review":
+            return self._station != "review"
+        if action == "undo":
+            return self.draft.can_undo
+        if action == "redo":
+            return self.draft.can_redo
+        return True
+
     # --- editing ---------------------------------------------------------------------
 
     @on(Field.Changed)
@@ -222,6 +242,7 @@ class SetupScreen(Reviewing):
         self._refill(self.draft.redo())
 
     def _refill(self, key: str | None) -> None:
+        """Show what undo has changed, at the station of the option `key`."""
         if key is None:
             return
         station = next(station for station in STATIONS if OPTIONS[key].table in station.tables)
@@ -231,7 +252,11 @@ class SetupScreen(Reviewing):
             self.action_advanced()
         for form in self._forms:
             form.refill()
-        self.call_after_refresh(lambda: self._form(station.key).focus_option(key))
+        # From where letters are keys one goes to where they are too: the next `u` must not be typed into a field.
+        if isinstance(self.focused, Input):
+            self.call_after_refresh(lambda: self._form(station.key).focus_option(key))
+        else:
+            self._rail.focus()
         self._after_edit()
 
     def _after_edit(self) -> None:
@@ -243,6 +268,9 @@ class SetupScreen(Reviewing):
             form.show_what_matters()
         self._look()
         self._replan()
+        if (offered := (self.draft.can_undo, self.draft.can_redo)) != self._offered:
+            self._offered = offered
+            self.refresh_bindings()
 
     def action_advanced(self) -> None:
         self.toggle_class("-show-advanced")
@@ -285,13 +313,13 @@ class SetupScreen(Reviewing):
             self.take_review_answer(answer)
 
     def planned(self) -> None:
-        missing = tuple(answers.missing(self.draft.settings).values())
-        self._consequence.show(self.draft.settings, self.outcome, missing)
+        self._consequence.show(self.draft.settings, self.outcome, self.points)
         self._look()
         self.checked()
 
     def checked(self) -> None:
         self._draw_rail()
+        self._consequence.show_points(self.points)
         if self._station == "review":
             self.show_review()
 
@@ -307,9 +335,15 @@ class SetupScreen(Reviewing):
 
     @on(LengthField.Converted)
     def length_converted(self, event: LengthField.Converted) -> None:
-        self.draft.set("training.iterations", str(event.iterations))
+        self.draft.set_all({key: text_of(value) for key, value in event.values.items()})
+        self.settings_taken()
+
+    @on(LengthField.Followed)
+    def length_followed(self, event: LengthField.Followed) -> None:
+        self.draft.follow("training.iterations", event.iterations)
         self._form("training").refill()
-        self._after_edit()
+        self._look()
+        self._replan()
 
     def forget_draft(self) -> None:
         if self._goes_on:

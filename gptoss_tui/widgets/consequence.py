@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from textual.timer import Timer
 
+from engine.findings import Finding, Severity, for_forms
 from engine.machine import Machine
 from engine.plan.plan import Plan
 from engine.settings import Settings
-from gptoss_tui import words
+from gptoss_tui import finding_rows, marks, words
 from gptoss_tui.bridge import Failure
+from gptoss_tui.stations import BY_KEY
 from gptoss_tui.widgets.canvas import Canvas, Row, heading
 from gptoss_tui.widgets.note import wrap
 from gptoss_tui.widgets.plan_tables import rows_for
@@ -23,8 +25,6 @@ _VERDICTS = {
     "OUT OF MEMORY": ("✗ out of memory", "bad"),
     "INVALID": ("✗ not possible", "bad"),
 }
-_SEVERITY_MARKS = {"error": ("✗ ", "bad"), "warning": ("! ", "warning"), "info": ("· ", "muted")}
-
 PATIENCE_S = 0.2
 """A plan that comes sooner replaces the old one without a word."""
 
@@ -36,7 +36,7 @@ class Consequence(Canvas):
         super().__init__(id=id)
         self._settings = Settings()
         self._outcome: Plan | Failure | None = None
-        self._missing: tuple[str, ...] = ()
+        self._points: tuple[Finding, ...] = ()
         self._station = ""
         self._machine: Machine | None = None
         self._is_stale = False
@@ -44,14 +44,19 @@ class Consequence(Canvas):
         self._change = ""
         self._patience = Timer(self, PATIENCE_S)
 
-    def show(self, settings: Settings, outcome: Plan | Failure | None, missing: tuple[str, ...] = ()) -> None:
-        """Show a plan, a failure, or that planning goes on (None); `missing` says what is still to be given."""
-        self._settings, self._outcome, self._missing, self._is_stale = settings, outcome, missing, False
+    def show(self, settings: Settings, outcome: Plan | Failure | None, points: tuple[Finding, ...] = ()) -> None:
+        """Show a plan, or that planning goes on (None), and everything that is still open."""
+        self._settings, self._outcome, self._points, self._is_stale = settings, outcome, points, False
         self._patience.stop()
         if isinstance(outcome, Plan):
             if self._planned is not None and outcome != self._planned:
                 self._change = change(self._planned, outcome)
             self._planned = outcome
+        self.redraw()
+
+    def show_points(self, points: tuple[Finding, ...]) -> None:
+        """Show the same plan with what the checks have found."""
+        self._points = points
         self.redraw()
 
     def show_alternatives(self, plan: Plan) -> None:
@@ -79,37 +84,45 @@ class Consequence(Canvas):
         self.paint(rows[:height] + [()] * (height - len(rows)))
 
     def _rows_for(self, width: int) -> list[Row]:
-        rows: list[Row] = []
-        for text in self._missing:
-            rows += _wrapped(f"! {text}", "warning", width)
-        if isinstance(self._outcome, Failure):
-            rows += _wrapped(f"✗ {self._outcome.message}", "bad", width)
-            return rows + (_wrapped(f"→ {self._outcome.hint}", "text", width) if self._outcome.hint else [])
-        if self._outcome is not None:
+        # What keeps a start from being made, or can be mended at this very station, stands above everything else.
+        here = [one for one in self._points if one.severity is not Severity.INFO and self._is_near(one)]
+        rest = [one for one in self._points if one not in here]
+        plan = self._outcome if isinstance(self._outcome, Plan) else None
+        rows: list[Row] = [_verdict(plan)] if plan is not None else []
+        for point in here:
+            rows += _point(point, width)
+        if plan is not None:
+            rows += _memory_rows(plan.estimate.get("memory") or {}, width)
+            rows += _speed_rows(plan.estimate.get("throughput") or {}, self._settings)
             own = _wrapped(self._change, "line", width) if self._change else []
-            own += rows_for(self._station, self._outcome, self._machine, width)
-            rows += plan_rows(self._outcome, self._settings, width, own)
+            own += rows_for(self._station, plan, self._machine, width)
+            rows += [*own, ()] if own else []
+        for point in rest:
+            rows += _point(point, width, names_station=True)
+        if plan is not None:
+            rows.append(())
+            for reason in plan.reasons:
+                rows += _wrapped(reason, "muted", width)
         return rows
 
+    def _is_near(self, point: Finding) -> bool:
+        return point.key.startswith(marks.OPEN) or marks.place_of(point) == self._station
 
-def plan_rows(plan: Plan, settings: Settings, width: int, own: Sequence[Row] = ()) -> list[Row]:
-    """A plan in rows: verdict, memory, speed and time, the station's `own`, then findings and reasons."""
+
+def _verdict(plan: Plan) -> Row:
     estimate = plan.estimate
     verdict, style = _VERDICTS.get(str(estimate.get("verdict")), ("✓ can run", "good"))
     where = f"{plan.world_size} × " + ("CPU rank" if plan.device == "cpu" else str(estimate.get("gpu", "GPU")))
-    rows: list[Row] = [((verdict, style), (f"  {where}  {plan.layout}", "text"))]
-    rows += _memory_rows(estimate.get("memory") or {}, width)
-    rows += _speed_rows(estimate.get("throughput") or {}, settings)
-    rows += [*own, ()] if own else []
-    for finding in estimate.get("findings", ()):
-        mark, mark_style = _SEVERITY_MARKS.get(str(finding.get("severity")), _SEVERITY_MARKS["info"])
-        rows += _wrapped(mark + str(finding.get("what", "")), mark_style, width)
-        if finding.get("fix"):
-            rows += _wrapped(f"→ {finding['fix']}", "text", width)
-    rows.append(())
-    for reason in plan.reasons:
-        rows += _wrapped(reason, "muted", width)
-    return rows
+    return ((verdict, style), (f"  {where}  {plan.layout}", "text"))
+
+
+def _point(point: Finding, width: int, *, names_station: bool = False) -> list[Row]:
+    """A point and what mends it; one that another station can mend is told with the station."""
+    mark, style = finding_rows.MARKS[point.severity], finding_rows.STYLES[point.severity]
+    is_info = point.severity is Severity.INFO
+    place = f"{BY_KEY[marks.place_of(point)].title}: " if names_station and not is_info else ""
+    rows = _wrapped(f"{mark} {place}{point.what}", "muted" if is_info else style, width)
+    return rows + (_wrapped(f"→ {for_forms(point.fix)}", "text", width) if point.fix else [])
 
 
 def change(old: Plan, new: Plan) -> str:
@@ -146,8 +159,7 @@ def _speed_rows(speed: Mapping[str, Any], settings: Settings) -> list[Row]:
         told = words.pace(pace)
         rate = f"{words.count(speed.get('tokens_per_s', 0))} tokens/s, {' '.join(told)} an iteration"
         rows.append((("speed   ", "muted"), (rate, "text")))
-        total = words.duration(pace * training.iterations)
-        rows.append((("takes   ", "muted"), (f"about {total} of training", "text")))
+        rows.append((("takes   ", "muted"), (f"about {words.rough_duration(pace * training.iterations)}", "text")))
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 from textual import on
@@ -12,7 +13,10 @@ from textual.widgets import Input
 
 from engine import length
 from engine.errors import SettingsError
+from engine.finetune_settings import GOALS
 from engine.length import Pace
+from engine.options import Value
+from engine.settings import Settings
 from gptoss_tui import bridge
 from gptoss_tui.bridge import Answer, Failure
 from gptoss_tui.draft import LONGEST_TEXT
@@ -27,11 +31,18 @@ class LengthField(Vertical):
 
     HELP = (
         "The length in tokens, samples, epochs, hours or days; it becomes iterations at once. Epochs need data "
-        "whose tokens can be counted here, hours a plan that predicts a speed."
+        "that can be counted here (of chats the prepare step counts them exactly), hours a plan that predicts a speed."
     )
 
     class Converted(Message):
-        """What was typed comes to so many iterations."""
+        """What was typed, as settings."""
+
+        def __init__(self, values: Mapping[str, Value]) -> None:
+            super().__init__()
+            self.values = values
+
+    class Followed(Message):
+        """The epochs that were asked for come to so many iterations now."""
 
         def __init__(self, iterations: int) -> None:
             super().__init__()
@@ -42,7 +53,7 @@ class LengthField(Vertical):
 
     def __init__(self) -> None:
         super().__init__()
-        self._iterations = 1
+        self._followed: int | None = None
         self._basis: Basis | None = None
         self._pace: Pace | None = None
         self._data: object = None
@@ -63,13 +74,25 @@ class LengthField(Vertical):
     def look(self, basis: Basis) -> None:
         """Tell the length for the batch, the plan and the data of now."""
         self._basis = basis
-        if (data := data_of(basis)) != self._data:
+        settings = basis.settings
+        # On GPUs several chats share a sample; on the CPU each is padded to one.
+        is_packed = basis.plan.device == "gpu" if basis.plan is not None else settings.machine.device != "cpu"
+        data = (data_of(basis), is_packed or settings.training.sequence_length)
+        if data != self._data:
             self._data, self._data_tokens = data, None
-            bridge.ask_from(self, "tokens", partial(basis.services.data_tokens, basis.settings))
+            bridge.ask_from(self, "tokens", partial(basis.services.data_tokens, settings, is_packed=is_packed))
         estimate = basis.plan.estimate if basis.plan is not None else None
-        self._iterations = basis.settings.training.iterations
-        self._pace = length.pace_of(basis.settings, estimate, self._data_tokens)
+        self._pace = length.pace_of(settings, estimate, self._data_tokens)
+        self._follow(settings)
         self._show()
+
+    def _follow(self, settings: Settings) -> None:
+        """Tell of other iterations when the epochs, the batch or the data changed; not of iterations that are typed."""
+        assert self._pace is not None
+        iterations = length.followed(settings, self._pace)
+        if iterations is not None and iterations != self._followed:
+            self.post_message(self.Followed(iterations))
+        self._followed = iterations
 
     @on(Answer)
     def counted(self, answer: Answer) -> None:
@@ -91,22 +114,26 @@ class LengthField(Vertical):
     def _convert(self) -> None:
         text = self.control.value.strip()
         # A number without a unit is one that is still being typed.
-        if self._pace is None or not text or text.replace(".", "").isdigit():
+        if self._basis is None or self._pace is None or not text or text.replace(".", "").isdigit():
             self._show()
             return
         try:
-            iterations = length.iterations_of(length.parse(text), self._pace)
+            values = length.as_settings(length.parse(text), self._basis.settings, self._pace)
         except SettingsError as error:
             self._show(f"{error.message}: {error.hint}")
             return
-        self._iterations = iterations
-        self._show()
-        self.post_message(self.Converted(iterations))
+        self.post_message(self.Converted(values))
 
     def _show(self, problem: str = "") -> None:
         self._label.paint([(("✗ " if problem else "  ", "bad"), ("in another unit", "bad" if problem else "text"))])
         if problem:
             self._note.show_parts([(problem, "bad")])
-        elif self._pace is not None:
-            told = length.describe(length.length_of(self._iterations, self._pace))
-            self._note.show_parts([(f"= {told.partition(' = ')[2]}", "muted")])
+        elif self._pace is not None and self._basis is not None:
+            settings = self._basis.settings
+            told = length.describe(length.length_of(settings.training.iterations, self._pace))
+            parts = [(f"= {told.partition(' = ')[2]}", "muted")]
+            if settings.training.goal in GOALS and settings.finetune.epochs:
+                epochs = f"{settings.finetune.epochs:g} epochs"
+                told = f"{epochs}, about {self._followed:,} iterations" if self._followed else epochs
+                parts.append((f"{told}: the prepare step counts the chats and sets the iterations", "muted"))
+            self._note.show_parts(parts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.cells import cell_len
 
 from gptoss_tui.log_file import readable
@@ -38,17 +40,23 @@ class Note(Canvas):
         return rows
 
 
+_HEAD = re.compile(r" *(?:\d+\. \S+ +|[✗!·→] +)?")
+"""What a line begins with that the lines below it are indented by: spaces, a number with a name, a mark."""
+
+
 def wrap(text: str, width: int) -> list[str]:
     """`text` in lines of at most `width` cells (2 or more), broken at spaces where there are any.
 
-    Every line is indented as the first one is.
+    Every line begins below the text of the first one, behind its indentation and its number or mark.
     """
-    words = text.lstrip(" ")
-    indent = " " * min(len(text) - len(words), width // 2)
-    width -= len(indent)
+    head = _HEAD.match(text)
+    start = head[0] if head is not None else ""
+    if cell_len(start) > width // 2:
+        start = start[: width // 2]
+    width -= cell_len(start)
     lines: list[str] = []
     line = ""
-    for word in words.split(" "):
+    for word in text[len(start) :].lstrip(" ").split(" "):
         candidate = f"{line} {word}" if line else word
         if cell_len(candidate) <= width:
             line = candidate
@@ -60,4 +68,5 @@ def wrap(text: str, width: int) -> list[str]:
             lines.append(part)
             word = word[len(part) :]
         line = word
-    return [indent + line for line in (*lines, line)]
+    first, *others = (*lines, line)
+    return [start + first, *(" " * cell_len(start) + one for one in others)]

@@ -47,12 +47,12 @@ class Review(Vertical):
         Binding("right", "app.focus_next", "Next", show=False, id="review.next"),
         Binding("up,k", "page(-1)", "Up", show=False, id="review.up"),
         Binding("down,j", "page(1)", "Down", show=False, id="review.down"),
-        Binding("b", "rehearse", "Rehearse on the CPU first", show=False, id="review.rehearse"),
-        Binding("e", "export", "Export scripts", show=False, id="review.export"),
-        Binding("c", "copy", "Copy commands or files", show=False, id="review.copy"),
-        Binding("s", "save", "Save as a preset", show=False, id="review.save"),
-        Binding("p", "presets", "Compare, take or delete presets", show=False, id="review.presets"),
-        Binding("i", "import", "Import an env file or a launch script", show=False, id="review.import"),
+        Binding("b", "rehearse", "Rehearse", id="review.rehearse"),
+        Binding("e", "export", "Export scripts", id="review.export"),
+        Binding("c", "copy", "Copy", id="review.copy"),
+        Binding("s", "save", "Save as preset", id="review.save"),
+        Binding("p", "presets", "Presets", id="review.presets"),
+        Binding("i", "import", "Import", id="review.import"),
     ]
 
     class LaunchWanted(Message):

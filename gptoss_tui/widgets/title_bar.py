@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gptoss_tui.widgets.canvas import Canvas, Row, fill
+from gptoss_tui.widgets.canvas import Canvas, Row, cut, fill, width_of
 
 
 class TitleBar(Canvas):
@@ -23,4 +23,6 @@ class TitleBar(Canvas):
     def redraw(self) -> None:
         left: Row = ((" gptoss ", "accent"), ("› ", "muted"), *self._place, ("  ", ""))
         if width := self.content_size.width:
-            self.paint([fill(left, (*self._status, (" ", "")), width)])
+            # A long status, such as an error, must not push away where one is.
+            status = cut(self._status, max(0, width - width_of(left) - 1))
+            self.paint([fill(left, (*status, (" ", "")), width)])

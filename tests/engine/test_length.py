@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -141,3 +142,41 @@ def test_epochs_of_chats_are_left_to_the_step_that_counts_them(capsys):
 def test_epochs_of_invented_data_are_refused(capsys):
     assert main(["new", "20b-pretrain-8xh100", "--no-input", "--length", "4-epochs"]) == 2
     assert "4 epochs: how many tokens the data has is not known" in capsys.readouterr().err
+
+
+def _chats(path: Path, count: int) -> Settings:
+    chat = {"messages": [{"role": "user", "content": "a" * 300}, {"role": "assistant", "content": "b" * 100}]}
+    path.write_text(f"{json.dumps(chat)}\n" * count)
+    return Settings().with_values(
+        {"model.name": "tiny", "training.goal": "sft", "data.source": "chat", "data.path": str(path),
+         "data.validation_percent": 50, "training.sequence_length": 256, "training.global_batch": 10}
+    )  # fmt: skip
+
+
+def test_epochs_of_chats_follow_from_their_number(tmp_path):
+    settings = _chats(tmp_path / "chats.jsonl", 400)
+    alone, packed = trained_tokens(settings, is_packed=False), trained_tokens(settings)
+    assert alone == 200 * 256
+    # 400 letters are about 100 tokens, and two such chats share a sample.
+    assert packed is not None and packed == pytest.approx(200 * 100, rel=0.2)
+    pace = length.pace_of(settings, data_tokens=alone)
+    amount = length.parse("3 epochs")
+    assert length.as_settings(amount, settings, pace) == {"training.iterations": 60, "finetune.epochs": 3}
+    # Without the data the prepare step alone knows.
+    assert length.as_settings(amount, settings, length.pace_of(settings)) == {"finetune.epochs": 3}
+
+
+def test_iterations_follow_the_epochs_only_where_those_decide(tmp_path):
+    settings = _chats(tmp_path / "chats.jsonl", 400)
+    pace = length.pace_of(settings, data_tokens=200 * 256)
+    assert length.followed(settings, pace) is None
+    chosen = settings.with_values({"finetune.epochs": 0.5})
+    assert length.followed(chosen, pace) == 10
+    assert length.followed(chosen.with_values({"training.goal": "continue"}), pace) is None
+    assert length.followed(chosen, length.pace_of(chosen)) is None
+
+
+def test_epochs_of_the_toy_chats_are_known():
+    toys = Settings().with_values({"model.name": "tiny", "training.goal": "sft", "data.source": "sample"})
+    alone, packed = trained_tokens(toys, is_packed=False), trained_tokens(toys)
+    assert alone and packed and alone > packed > 0

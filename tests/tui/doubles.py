@@ -121,7 +121,7 @@ class FakeServices(Services):
         return Preview(source=settings.data.source, kind="chat", files=1, size_bytes=12_300, records=(chat,),
                        columns=("messages",), tokenizer="tokenizer.json")  # fmt: skip
 
-    def data_tokens(self, settings: Settings) -> float | None:
+    def data_tokens(self, settings: Settings, *, is_packed: bool = True) -> float | None:
         return 1e6
 
     def delete_preset(self, name: str) -> Path:

@@ -6,11 +6,12 @@ import pytest
 from textual import events
 from textual.widgets import Input
 
+from engine.findings import error, warning
 from engine.settings import OPTIONS
 from gptoss_tui.draft import Draft
 from gptoss_tui.screens.asking import AskScreen
 from gptoss_tui.screens.confirm import ConfirmScreen
-from gptoss_tui.screens.help import HelpScreen
+from gptoss_tui.screens.help import HelpScreen, keys_of
 from gptoss_tui.screens.monitor import MonitorScreen
 from gptoss_tui.screens.setup import SetupScreen
 from gptoss_tui.stations import STATIONS
@@ -18,6 +19,7 @@ from gptoss_tui.widgets.alternatives import Alternatives
 from gptoss_tui.widgets.consequence import Consequence
 from gptoss_tui.widgets.field import Field, field_of
 from gptoss_tui.widgets.form import Form
+from gptoss_tui.widgets.key_hints import KeyHints
 from tests.tui.doubles import until
 
 
@@ -152,13 +154,72 @@ async def test_undo_and_redo_go_to_the_field(make_setup):
         await focus_option(pilot, app, "training.iterations")
         await pilot.press(*"99")
         field = field_of(app.focused)
-        await pilot.press("pagedown")
+        await pilot.press("pagedown", "pagedown")
+        await until(pilot, lambda: app.screen.query("#form-launch Field"))
+        app.screen._form("launch").focus_option("output.directory")
+        await until(pilot, lambda: focused_key(app) == "output.directory")
         await pilot.press("ctrl+z")
         await until(pilot, lambda: focused_key(app) == "training.iterations")
         assert field.control.value == "60"
         await pilot.press("ctrl+y")
         await until(pilot, lambda: field.control.value == "99")
         assert app.screen.draft.settings.training.iterations == 99
+
+
+async def test_only_what_does_something_here_is_offered(make_setup):
+    app = make_setup()
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: "can run" in consequence(app))
+        hints = app.screen.query_one(KeyHints)
+
+        def offered() -> dict[str, bool]:
+            named = {"Station before", "Next station", "Advanced", "Undo", "Redo", "Review"}
+            commands = {command.title for command in app.get_system_commands(app.screen)}
+            told = {meaning for _, meaning in keys_of(app.screen)}
+            assert commands & named == told & named
+            return {name: name in commands for name in named}
+
+        first = offered()
+        assert not (first["Station before"] or first["Undo"] or first["Redo"])
+        assert first["Next station"] and first["Advanced"] and first["Review"]
+        assert "Undo" not in hints.text
+        await focus_option(pilot, app, "training.iterations")
+        await pilot.press("7")
+        await until(pilot, lambda: "Undo" in hints.text)
+        await pilot.press("f8")
+        await until(pilot, lambda: app.focused is not None and app.focused.id == "launch")
+        await until(pilot, lambda: "Advanced" not in hints.text)
+        last = offered()
+        assert last["Station before"] and last["Undo"]
+        assert not (last["Next station"] or last["Advanced"] or last["Review"] or last["Redo"])
+        await pilot.press("u")
+        await until(pilot, lambda: offered()["Redo"] and not offered()["Undo"])
+        # One that takes back twice in a row is still where letters are keys.
+        assert app.focused.id == "rail"
+
+
+async def test_what_the_checks_find_is_told_at_its_station_and_in_the_review(make_setup, services):
+    services.findings = (
+        error("disk.full", "the run writes 900 GiB and 20 are free", "", "set output.directory to a larger disk"),
+        warning("memory.busy", "other programs hold 20 GiB"),
+    )
+    app = make_setup()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "✗ Launch" in app.screen.query_one("#rail").text)
+        assert "! Machine" in app.screen.query_one("#rail").text
+        assert "! other programs hold 20 GiB" in consequence(app)
+        await open_station(pilot, app, "launch")
+        lines = consequence(app).splitlines()
+        assert "✗ the run writes 900 GiB" in lines[2] and "→ set output.directory" in lines[3]
+        await pilot.press("f8")
+        await until(pilot, lambda: "✗ the run writes 900 GiB" in app.screen.query_one("#review-text").text)
+        assert "✗ Review" in app.screen.query_one("#rail").text
+        services.findings = ()
+        await pilot.press("escape", "home")
+        await until(pilot, lambda: app.screen._station == "machine")
+        await focus_option(pilot, app, "machine.nodes")
+        await pilot.press("end", "space")  # the value is the same, and planned anew
+        await until(pilot, lambda: "✓ Launch" in app.screen.query_one("#rail").text)
 
 
 async def test_letters_that_come_with_an_arrow_go_to_the_next_field(make_setup):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -54,6 +55,21 @@ async def choose(pilot, app, word: str) -> None:
             return
         await pilot.press("right")
     raise AssertionError(word)
+
+
+def test_what_this_host_has_says_nothing_about_a_machine_that_is_described(tmp_path, monkeypatch):
+    file = tmp_path / "machine.toml"
+    file.write_text("version = 1\n[host]\ndisk_free_gib = 27000.0\n[gpu]\nname = 'NVIDIA H100 80GB HBM3'\ncount = 8\n")
+    services = Services()
+    services.described = file
+    machine = services.machine()
+    settings = presets.find("20b-continue-8xh100").settings
+    plan = services.plan(settings, machine)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    kinds = {finding.key.partition(".")[0] for finding in services.check(settings, plan, machine)}
+    assert not kinds & {"disk", "packages", "hub"}
+    facts = services.model_facts(settings, plan, machine)
+    assert facts.output.free_gib == 27_000
 
 
 # --- stories -----------------------------------------------------------------------------
@@ -150,6 +166,36 @@ async def test_training_the_length_follows_the_batch_and_says_what_it_cannot(mak
         await pilot.press(*"5 h")
         await until(pilot, lambda: "predicts no speed" in note.text)
         assert app.screen.draft.settings.training.iterations == 5000
+
+
+async def test_training_epochs_of_chats_follow_the_batch_and_spare_what_is_typed(make_app, tmp_path):
+    file = tmp_path / "chats.jsonl"
+    chat = {"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}
+    file.write_text(f"{json.dumps(chat)}\n" * 400)
+    start = Settings().with_values(
+        {"model.name": "tiny", "data.source": "chat", "data.path": str(file), "data.validation_percent": 50,
+         "training.goal": "sft", "training.precision": "fp32", "training.global_batch": 10, "machine.device": "cpu"}
+    )  # fmt: skip
+    app = make_app(lambda: SetupScreen(start), services=Services())
+    async with app.run_test(size=(120, 36)) as pilot:
+        await open_station(pilot, app, "training")
+        field = app.screen.query_one(LengthField)
+        await until(pilot, lambda: field._data_tokens == 200 * start.training.sequence_length)
+        field.control.focus()
+        await pilot.press(*"3 epochs")
+        training = lambda: app.screen.draft.settings.training  # noqa: E731
+        await until(pilot, lambda: training().iterations == 60)
+        assert app.screen.draft.settings.finetune.epochs == 3
+        app.screen._form("training").focus_option("training.global_batch")
+        await pilot.press(*"20")
+        await until(pilot, lambda: (training().global_batch, training().iterations) == (20, 30))
+        await until(pilot, lambda: "about 30 iterations" in " ".join(field.query_one("Note").text.split()))
+        app.screen._form("training").focus_option("training.iterations")
+        await pilot.press(*"7")
+        await until(pilot, lambda: training().iterations == 7)
+        await pilot.press("escape", "u", "u")  # from the list of stations letters stay keys
+        await until(pilot, lambda: (training().global_batch, training().iterations) == (10, 60))
+        assert app.focused.id == "rail"
 
 
 async def test_training_only_what_matters_is_asked_for(make_setup):
