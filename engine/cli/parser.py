@@ -91,7 +91,7 @@ def _add_plan_verb(verbs: _Verbs) -> None:
 type _Verbs = argparse._SubParsersAction[Parser]
 
 
-def _verb(verbs: _Verbs, name: str, carry_out: str, text: str, screen: str = "") -> argparse.ArgumentParser:
+def _verb(verbs: _Verbs, name: str, carry_out: str, text: str, screen: str = "") -> Parser:
     verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     verb.set_defaults(carry_out=carry_out, screen=screen)
     return verb

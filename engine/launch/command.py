@@ -52,7 +52,7 @@ class StepRequest:
     own_env_file: Path | None = None
     """The env file of this node, when it is not the run's."""
     by_hand: bool = False
-    """True for a script that a person starts on each node."""
+    """True for a script that a person starts, on each node: nobody follows it from outside."""
     environment: Mapping[str, str | int] = field(default_factory=dict)
     """The keys of the env file, for launchers that write one for each node."""
 

@@ -18,6 +18,8 @@ def of_worker(request: StepRequest) -> dict[str, str]:
         # (torch 2.13, distributed/launcher/api.py:148; older ones do not read it).
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(request.settings.launch.grace_s),
     }
+    if request.by_hand:
+        env["GPTOSS_BY_HAND"] = "1"  # the worker tells the terminal what it does
     if request.source:
         env["PYTHONPATH"] = str(request.source)
     return env | (_gpu(request) if request.device == "gpu" else {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})

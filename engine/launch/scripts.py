@@ -15,19 +15,44 @@ def all_steps(commands: Mapping[str, Command], reasons: Mapping[str, str], at: P
     lines = [
         *head(f"The steps of the run {first.run.name}, as gptoss carries them out one by one.", at, first.run),
         *(f"# {note}" for note in notes),
+        *_choice(at.name, tuple(commands)),
+        *_last_words(at.name),
         *common,
     ]
-    if len(commands) > 1:
-        lines += [
-            f"# Name steps to carry out these alone: {at.name} {' '.join(commands)}",
-            'wanted=("$@")',
-            'is_wanted() { [ "${#wanted[@]}" -eq 0 ] || [[ " ${wanted[*]} " == *" $1 "* ]]; }',
-        ]
     for number, (name, command) in enumerate(commands.items(), start=1):
         lines += ["", f"# {number}. {reasons.get(name) or command.title}"]
+        lines.append(f"step={name} logs={Quoter(command.run)(str(command.makes[0]))}")
         body = _body(command, common)
         lines += [f"if is_wanted {name}; then (", *body, "); fi"] if len(commands) > 1 else ["(", *body, ")"]
     return "\n".join(lines) + "\n"
+
+
+def _choice(name: str, steps: Sequence[str]) -> list[str]:
+    """The lines that read which steps are wanted; one that there is not must not look like success."""
+    lines = [
+        'for word in "$@"; do',
+        f"  case $word in {' | '.join(steps)}) ;;",
+        f"    *) echo \"{name}: there is no step '$word' here; there are: {' '.join(steps)}\" >&2; exit 2 ;;",
+        "  esac",
+        "done",
+    ]
+    if len(steps) == 1:
+        return lines
+    return [
+        f"# Name steps to carry out these alone: {name} {' '.join(steps)}",
+        *lines,
+        'wanted=("$@")',
+        'is_wanted() { [ "${#wanted[@]}" -eq 0 ] || [[ " ${wanted[*]} " == *" $1 "* ]]; }',
+    ]
+
+
+def _last_words(name: str) -> list[str]:
+    """The lines that name the step where the script ended, whatever ended it."""
+    return [
+        'step="the set-up" logs="$RUN_DIR"',
+        f'on_end() {{ [ "$1" -eq 0 ] || echo "{name}: $step ended with exit code $1; its logs are in $logs" >&2; }}',
+        "trap 'on_end \"$?\"' EXIT",
+    ]
 
 
 def _body(command: Command, common: list[str]) -> list[str]:

@@ -86,7 +86,7 @@ def job_script(requests: Sequence[StepRequest], at: Path) -> str:
         *([f"# By hand, from the run directory: sbatch {at.relative_to(first.run)}"] if at.name == JOB_SCRIPT else []),
         "# shellcheck disable=SC2317 # traps call `ask`",
         "set -euo pipefail",
-        'RUN_DIR="$(cd -- "${RUN_DIR:-$SLURM_SUBMIT_DIR}" && pwd -P)"',
+        'RUN_DIR="$(cd -- "${RUN_DIR:-${SLURM_SUBMIT_DIR:?submit this script with sbatch}}" && pwd -P)"',
         *_assigned_image(first),
         _FUNCTIONS,
         *([_CHECKPOINT] if first.settings.launch.requeue else []),
@@ -103,9 +103,16 @@ def job_script(requests: Sequence[StepRequest], at: Path) -> str:
 
 _FUNCTIONS = """\
 
+fail() { # CODE SENTENCE
+  echo "job.sbatch: $2" >&2
+  exit "$1"
+}
+[ -f "$RUN_DIR"/settings.toml ] ||
+  fail 2 "$RUN_DIR is no run directory: submit from there, or with --export=ALL,RUN_DIR=DIR"
 # The first node's own address: node names need not resolve.
 first="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 address="$(scontrol show node "$first" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')"
+[ -n "$address" ] || fail 1 "the address of the first node is not known: scontrol show node $first"
 asked=""
 attempt=""
 nodes=1
@@ -124,6 +131,7 @@ trap 'signal_ranks stacks || true' USR2 # the supervisor, when the step hangs
 step() { # ATTEMPT RANKS_PER_NODE NODES COMMAND...
   attempt="$1"
   nodes="$3"
+  [ -d "$attempt" ] || fail 2 "$attempt is missing: export the scripts again"
   # After a requeue: what is done stays done, what an earlier start reported says nothing of this one.
   if [ -n "$asked" ] || grep -qs '"outcome": *"finished"' "$attempt"/rank-0.json; then return 0; fi
   rm -f -- "$attempt"/rank-*.json "$attempt"/error-rank-*.json
@@ -143,7 +151,9 @@ END
     kill -0 "$running" 2>/dev/null || break
   done
   running=""
-  if [ "$code" -ne 0 ] && [ -z "$asked" ]; then exit "$code"; fi
+  if [ "$code" -ne 0 ] && [ -z "$asked" ]; then
+    fail "$code" "${attempt##*/} ended with exit code $code; its logs are in $attempt"
+  fi
 }
 """
 

@@ -23,9 +23,9 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
-from engine.errors import EngineError, StepFailed
+from engine.errors import EngineError, ExitCode, StepFailed
 from engine.paths import write_atomic
 from engine.plan.plan import Plan
 from engine.processes import ProcessId
@@ -36,6 +36,8 @@ from engine.workers import affinity
 
 PROGRESS_INTERVAL_S = 0.5
 """Progress events are for people; more often than this they only fill the file."""
+TOLD_INTERVAL_S = 10.0
+"""On a terminal they scroll by."""
 
 _KIB_PER_GIB = 1 << 20
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -50,20 +52,22 @@ class Stopped(BaseException):
 class Report:
     """One rank's view of its run: what it is to do, and where it says how far it is."""
 
-    def __init__(self, step: str, run: RunDirectory) -> None:
+    def __init__(self, step: str, run: RunDirectory, terminal: TextIO | None = None) -> None:
         self.step = step
+        self._terminal = terminal
         self.run = run
         self.rank = int(os.environ.get("RANK", "0"))
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         self.started_in = Path.cwd()
         self.settings: Settings = load(run.settings)
         self.plan: Plan = run.read_plan()
-        self._last_progress = 0.0
+        self._last_progress = self._last_told = 0.0
 
     def phase(self, message: str) -> None:
         """Say what begins now, for example "building the model"."""
         if self.rank == 0:
             self.event("phase", message)
+            _tell(self._terminal, f"{self.step}: {message}")
         print(f"[{time.strftime('%H:%M:%S')}] {message}", flush=True)
 
     def progress(self, message: str, done: int, total: int, unit: str) -> None:
@@ -72,6 +76,9 @@ class Report:
         if self.rank == 0 and (done >= total or now - self._last_progress >= PROGRESS_INTERVAL_S):
             self._last_progress = now
             self.event("progress", message, done=done, total=total, unit=unit)
+            if done >= total or now - self._last_told >= TOLD_INTERVAL_S:
+                self._last_told = now
+                _tell(self._terminal, f"{self.step}: {message}: {done:,} of {total:,} {unit}")
 
     def event(self, kind: str, message: str, **facts: Any) -> None:
         """Add one line to the run's events. A disk that is full for a while costs the line, not the training."""
@@ -103,16 +110,27 @@ def run_worker(step: str, work: Work, arguments: list[str]) -> int:
         print(f"usage: python -m engine.workers.{step} RUN_DIR", file=sys.stderr)
         return 2
     run = RunDirectory(Path(arguments[0]))
+    if not os.environ.get("GPTOSS_ATTEMPT") and not run.settings.is_file():
+        print(f"{step}: {run.path} is no run directory: it has no {run.settings.name}", file=sys.stderr)
+        return ExitCode.NOT_FOUND
     rank = int(os.environ.get("RANK", "0"))
-    attempt = _attempt_directory(run, step)
-    _redirect_output(attempt / f"rank-{rank}.log")
+    try:
+        terminal = _terminal()
+        attempt = _attempt_directory(run, step)
+        log = attempt / f"rank-{rank}.log"
+        _redirect_output(log)
+    except OSError as error:
+        print(f"{step}: {run.path} cannot be used: {error}", file=sys.stderr)
+        return 1
+    if rank == 0:
+        _tell(terminal, f"{step}: everything it says is in {log}")
     _dump_stacks_to(_stacks_file(attempt, rank))
-    status = _Status(attempt, rank)
+    status = _Status(attempt, rank, terminal)
     stop = _StopSignal()
     _end_with_parent()
     try:
         status.write("running")
-        report = Report(step, run)
+        report = Report(step, run, terminal)
         if done := affinity.pin(report.settings.launch.cpu_affinity, report.plan.device):
             print(done, flush=True)
         # Megatron writes the paths it was given into run_config.yaml; relative ones
@@ -140,6 +158,18 @@ def _attempt_directory(run: RunDirectory, step: str) -> Path:
         attempt = run.attempt(0, step)
         attempt.mkdir(parents=True, exist_ok=True)
     return attempt
+
+
+def _terminal() -> TextIO | None:
+    """Where a person who started this by hand looks; None where a supervisor follows the run's records."""
+    if os.environ.get("GPTOSS_ATTEMPT") and not os.environ.get("GPTOSS_BY_HAND"):
+        return None
+    return _Log(os.dup(2))
+
+
+def _tell(terminal: TextIO | None, text: str) -> None:
+    if terminal is not None:
+        terminal.write(f"[{time.strftime('%H:%M:%S')}] {text}\n")
 
 
 def _redirect_output(log: Path) -> None:
@@ -204,8 +234,9 @@ class _StopSignal:
 class _Status:
     """The record `rank-K.json`."""
 
-    def __init__(self, attempt: Path, rank: int) -> None:
+    def __init__(self, attempt: Path, rank: int, terminal: TextIO | None) -> None:
         self._attempt = attempt
+        self._terminal = terminal
         self._rank = rank
         self._started = time.time()
 
@@ -232,12 +263,16 @@ class _Status:
             "traceback": text,
         }
         write_atomic(self._attempt / f"error-rank-{self._rank}.json", json.dumps(record) + "\n")
+        hint = f"\n           {record['hint']}" if record["hint"] else ""
+        _tell(self._terminal, f"rank {self._rank}: {record['error']}: {record['message']}{hint}")
 
     def end(self, outcome: str, result: Mapping[str, Any]) -> int:
         """Write the final record and return the exit code that belongs to it."""
         # A second SIGTERM must not turn what is finished into a failure.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.write(outcome, ended=time.time(), **_peak_memory(), result=dict(result))
+        if self._rank == 0 or outcome == "failed":
+            _tell(self._terminal, f"rank {self._rank}: {outcome}")
         stacks = _stacks_file(self._attempt, self._rank)
         if stacks.exists() and not stacks.stat().st_size:
             stacks.unlink()

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,7 +142,8 @@ def test_a_moved_script_starts_exactly_what_the_launcher_would(name, build, tmp_
     plan = moved.read_plan()
     port = int(re.search(r"MASTER_PORT=(\d+)", moved.environment.read_text())[1])
     values = commands.environment_values(settings, plan, port)
-    expected = [build(request).expanded(values) for request in commands.all_requests(moved, settings, plan)]
+    requests = [replace(one, by_hand=True) for one in commands.all_requests(moved, settings, plan)]
+    expected = [build(request).expanded(values) for request in requests]
     shown = [argv for argv in _shown(moved.path / name, bin_directory) if argv[1] not in ("list", "import", "create")]
     assert [[Path(argv[0]).name, *argv[1:]] for argv in shown] == [list(argv) for argv in expected]
 
@@ -155,6 +157,108 @@ def test_steps_can_be_chosen(tmp_path):
     environment = {**os.environ, "PATH": f"{bin_directory}:{os.environ['PATH']}", "PYTHON": "python-shown"}
     done = subprocess.run(["bash", str(run.path / "run.sh"), "export"], capture_output=True, text=True, env=environment)
     assert done.stdout.count("ARGV") == 1 and "engine.workers.export" in done.stdout
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Exported scripts whose Python fails in the step that $FAIL names; and how to run them."""
+    bin_directory = tmp_path / "bin"
+    bin_directory.mkdir()
+    program = bin_directory / "python-shown"
+    program.write_text('#!/bin/sh\ncase "$*" in *"engine.workers.$FAIL"*) exit 7 ;; esac\n')
+    program.chmod(0o755)
+    run = _export(tmp_path / "made", "rehearsal")
+
+    def start(*arguments: str, script: str = "run.sh", **environment: str) -> subprocess.CompletedProcess[str]:
+        chosen = {**os.environ, "PATH": f"{bin_directory}:{os.environ['PATH']}", "PYTHON": "python-shown", "FAIL": "-"}
+        for name in ("MASTER_PORT", "SLURM_SUBMIT_DIR"):
+            chosen.pop(name, None)
+        return subprocess.run(
+            ["bash", str(run.path / script), *arguments],
+            capture_output=True, text=True, env=chosen | environment, cwd="/",
+        )  # fmt: skip
+
+    return run, start
+
+
+def test_a_script_that_ends_early_names_the_step(made):
+    run, start = made
+    assert start().returncode == 0
+    for number, step in enumerate(("prepare", "convert", "train", "export", "verify"), start=1):
+        done = start(FAIL=step)
+        assert done.returncode == 7
+        assert (
+            f"run.sh: {step} ended with exit code 7; its logs are in {run.path}/attempts/0{number}-{step}"
+            in done.stderr
+        )
+
+
+def test_a_step_that_there_is_not_is_no_success(made):
+    _, start = made
+    done = start("train", "exprot")
+    assert done.returncode == 2
+    assert "there is no step 'exprot' here; there are: prepare convert train export verify" in done.stderr
+
+
+def test_what_is_missing_is_named(made):
+    run, start = made
+    assert "python-nowhere" in (done := start(PYTHON="python-nowhere")).stderr
+    assert done.returncode == 127 and "run.sh: prepare ended" in done.stderr
+    text = run.environment.read_text()
+    run.environment.write_text("\n".join(line for line in text.splitlines() if "MASTER_PORT" not in line))
+    done = start("train")
+    assert done.returncode != 0
+    assert "MASTER_PORT: unbound variable" in done.stderr and "run.sh: train ended" in done.stderr
+    run.environment.unlink()
+    done = start("train")
+    assert done.returncode != 0
+    assert "distributed_config.env" in done.stderr and "run.sh: the set-up ended" in done.stderr
+
+
+def test_a_node_that_takes_part_in_the_training_alone_says_so(tmp_path):
+    values = {"machine.nodes": 2, "machine.cpu_ranks": 1, "launch.master_addr": "node01", "launch.python": "true"}
+    run = _export(tmp_path / "made", "rehearsal", **values)
+    script = run.path / "nodes" / "node-1" / "run.sh"
+    done = subprocess.run(["bash", str(script), "export"], capture_output=True, text=True)
+    assert done.returncode == 2 and "there is no step 'export' here; there are: train" in done.stderr
+    assert subprocess.run(["bash", str(script), "train"]).returncode == 0
+
+
+@pytest.fixture
+def queue(made, tmp_path):
+    """job.sbatch as Slurm starts it, with programs that stand in for Slurm's."""
+    run, start = made
+    (tmp_path / "bin" / "srun").write_text("#!/bin/sh\nexit ${CODE:-0}\n")
+    (tmp_path / "bin" / "scontrol").write_text(
+        '#!/bin/sh\ncase "$*" in *hostnames*) echo n1 ;; *node*) echo "$NODE" ;; esac\n'
+    )
+    for name in ("srun", "scontrol"):
+        (tmp_path / "bin" / name).chmod(0o755)
+
+    def submit(**environment: str) -> subprocess.CompletedProcess[str]:
+        chosen = {"SLURM_JOB_NODELIST": "n1", "SLURM_JOB_ID": "5", "NODE": "NodeAddr=10.0.0.1 x",
+                  "SLURM_SUBMIT_DIR": str(run.path), **environment}  # fmt: skip
+        return start(script="job.sbatch", **chosen)
+
+    return run, submit
+
+
+def test_a_batch_job_names_what_ended_it(queue, tmp_path):
+    run, submit = queue
+    assert submit().returncode == 0
+    assert "MASTER_ADDR=10.0.0.1\n" in (run.path / "attempts" / "03-train" / "job.env").read_text()
+    done = submit(CODE="9")
+    assert done.returncode == 9
+    assert f"job.sbatch: 01-prepare ended with exit code 9; its logs are in {run.path}/attempts/" in done.stderr
+    done = submit(SLURM_SUBMIT_DIR=str(tmp_path))
+    assert done.returncode == 2 and "is no run directory: submit from there" in done.stderr
+    done = submit(NODE="nothing known")
+    assert done.returncode == 1 and "the address of the first node is not known" in done.stderr
+    shutil.rmtree(run.path / "attempts" / "02-convert")
+    done = submit()
+    assert done.returncode == 2 and "02-convert is missing" in done.stderr
+    done = submit(SLURM_SUBMIT_DIR="")
+    assert done.returncode != 0 and "submit this script with sbatch" in done.stderr
 
 
 def test_several_nodes_get_a_script_each_that_differs_in_the_rank_alone(tmp_path):

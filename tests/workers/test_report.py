@@ -109,6 +109,37 @@ def test_without_an_attempt_the_worker_makes_one(run: RunDirectory) -> None:
     assert record(run, attempt=0)["outcome"] == "finished"
 
 
+@pytest.mark.parametrize("by_hand", [{"GPTOSS_ATTEMPT": ""}, {"GPTOSS_BY_HAND": "1"}])
+def test_a_worker_started_by_hand_tells_the_terminal(run: RunDirectory, by_hand: dict[str, str]) -> None:
+    code, told = finish(start(run, "finish", **by_hand))
+    assert code == 0
+    assert "train: doing it" in told and "things" in told and "rank 0: finished" in told
+    assert "rank-0.log" in told and "from python" not in told, "what libraries print is in the log"
+    code, told = finish(start(run, "refuse", **by_hand))
+    assert code == 1
+    assert "rank 0: PlanError: this cannot be\n" in told and "try that" in told and "rank 0: failed" in told
+
+
+def test_other_ranks_tell_the_terminal_only_why_they_failed(run: RunDirectory) -> None:
+    _, told = finish(start(run, "finish", RANK="1", WORLD_SIZE="2", GPTOSS_BY_HAND="1"))
+    assert told == ""
+    _, told = finish(start(run, "refuse", RANK="1", WORLD_SIZE="2", GPTOSS_BY_HAND="1"))
+    assert "rank 1: PlanError: this cannot be" in told
+
+
+def test_a_terminal_that_is_gone_ends_no_work(run: RunDirectory) -> None:
+    process = start(run, "finish", GPTOSS_BY_HAND="1")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(timeout=DEADLINE_S) == 0
+
+
+def test_a_mistyped_run_directory_is_not_made(tmp_path: Path) -> None:
+    code, told = finish(start(RunDirectory(tmp_path / "tpyo"), "finish", GPTOSS_ATTEMPT=""))
+    assert code == 4 and "is no run directory" in told
+    assert not (tmp_path / "tpyo").exists()
+
+
 @pytest.mark.parametrize(
     ("work", "kind", "message", "hint"),
     [

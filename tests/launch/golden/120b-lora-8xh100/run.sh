@@ -5,11 +5,23 @@ set -euo pipefail
 RUN_DIR="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
 # Set PYTHON to an interpreter that has torch and Megatron; `engine` comes with this directory.
 # Ctrl+C asks the training to save and to leave.
+# Name steps to carry out these alone: run.sh prepare convert train export verify
+for word in "$@"; do
+  case $word in prepare | convert | train | export | verify) ;;
+    *) echo "run.sh: there is no step '$word' here; there are: prepare convert train export verify" >&2; exit 2 ;;
+  esac
+done
+wanted=("$@")
+is_wanted() { [ "${#wanted[@]}" -eq 0 ] || [[ " ${wanted[*]} " == *" $1 "* ]]; }
+step="the set-up" logs="$RUN_DIR"
+on_end() { [ "$1" -eq 0 ] || echo "run.sh: $step ended with exit code $1; its logs are in $logs" >&2; }
+trap 'on_end "$?"' EXIT
 [ -n "${PYTHON:-}" ] || PYTHON=/opt/venv/bin/python
 set -a; source "$RUN_DIR"/distributed_config.env; set +a # GPUS_PER_NODE NUM_NODES MASTER_ADDR MASTER_PORT NODE_RANK
 export PYTHONUNBUFFERED=1
 export PYTHONSAFEPATH=1
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300
+export GPTOSS_BY_HAND=1
 export PYTHONPATH="$RUN_DIR"/source
 export CUDA_DEVICE_MAX_CONNECTIONS=32
 export NCCL_NVLS_ENABLE=0
@@ -21,11 +33,9 @@ export TORCH_NCCL_HIGH_PRIORITY=1
 export CUDA_DEVICE_ORDER=PCI_BUS_ID
 export CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6,7
 cd "$RUN_DIR"
-# Name steps to carry out these alone: run.sh prepare convert train export verify
-wanted=("$@")
-is_wanted() { [ "${#wanted[@]}" -eq 0 ] || [[ " ${wanted[*]} " == *" $1 "* ]]; }
 
 # 1. Check or make the data, and the tiny model.
+step=prepare logs="$RUN_DIR"/attempts/01-prepare
 if is_wanted prepare; then (
   mkdir -p "$RUN_DIR"/attempts/01-prepare
   export GPTOSS_ATTEMPT="$RUN_DIR"/attempts/01-prepare
@@ -35,6 +45,7 @@ if is_wanted prepare; then (
 ); fi
 
 # 2. Turn the Hugging Face weights into a Megatron checkpoint.
+step=convert logs="$RUN_DIR"/attempts/02-convert
 if is_wanted convert; then (
   mkdir -p "$RUN_DIR"/attempts/02-convert
   export GPTOSS_ATTEMPT="$RUN_DIR"/attempts/02-convert
@@ -49,6 +60,7 @@ if is_wanted convert; then (
 ); fi
 
 # 3. Train, saving checkpoints.
+step=train logs="$RUN_DIR"/attempts/03-train
 if is_wanted train; then (
   mkdir -p "$RUN_DIR"/attempts/03-train
   export GPTOSS_ATTEMPT="$RUN_DIR"/attempts/03-train
@@ -64,6 +76,7 @@ if is_wanted train; then (
 ); fi
 
 # 4. Write the trained model as Hugging Face safetensors.
+step=export logs="$RUN_DIR"/attempts/04-export
 if is_wanted export; then (
   mkdir -p "$RUN_DIR"/attempts/04-export
   export GPTOSS_ATTEMPT="$RUN_DIR"/attempts/04-export
@@ -78,6 +91,7 @@ if is_wanted export; then (
 ); fi
 
 # 5. Compare the exported model with the trained one on the same tokens.
+step=verify logs="$RUN_DIR"/attempts/05-verify
 if is_wanted verify; then (
   mkdir -p "$RUN_DIR"/attempts/05-verify
   export GPTOSS_ATTEMPT="$RUN_DIR"/attempts/05-verify

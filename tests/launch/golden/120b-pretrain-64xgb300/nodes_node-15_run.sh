@@ -5,6 +5,14 @@ set -euo pipefail
 RUN_DIR="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")"/../.. && pwd -P)"
 # Set PYTHON to an interpreter that has torch and Megatron; `engine` comes with this directory.
 # Ctrl+C asks the training to save and to leave.
+for word in "$@"; do
+  case $word in train) ;;
+    *) echo "run.sh: there is no step '$word' here; there are: train" >&2; exit 2 ;;
+  esac
+done
+step="the set-up" logs="$RUN_DIR"
+on_end() { [ "$1" -eq 0 ] || echo "run.sh: $step ended with exit code $1; its logs are in $logs" >&2; }
+trap 'on_end "$?"' EXIT
 [ -n "${PYTHON:-}" ] || PYTHON=/opt/venv/bin/python
 mkdir -p "$RUN_DIR"/attempts/02-train
 set -a; source "$RUN_DIR"/nodes/node-15/distributed_config.env; set +a # GPUS_PER_NODE NUM_NODES MASTER_ADDR MASTER_PORT NODE_RANK
@@ -12,6 +20,7 @@ export GPTOSS_ATTEMPT="$RUN_DIR"/attempts/02-train
 export PYTHONUNBUFFERED=1
 export PYTHONSAFEPATH=1
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=1800
+export GPTOSS_BY_HAND=1
 export PYTHONPATH="$RUN_DIR"/source
 export CUDA_DEVICE_MAX_CONNECTIONS=32
 export NCCL_NVLS_ENABLE=0
@@ -25,6 +34,7 @@ export CUDA_VISIBLE_DEVICES=0,1,2,3
 cd "$RUN_DIR"
 
 # 1. Train, saving checkpoints.
+step=train logs="$RUN_DIR"/attempts/02-train
 (
   # gloo takes the address that this host's own name has: often 127.0.1.1, which no other node reaches.
   if [ -z "${GLOO_SOCKET_IFNAME:-}" ] && command -v ip >/dev/null; then

@@ -6,6 +6,17 @@ RUN_DIR="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")"/../.. && pwd -P)"
 # Set IMAGE to another image (registry#name:tag) or to a .sqsh file, CONTAINER to the name of what it unpacks.
 # HF_TOKEN is taken from your environment.
 # To stop with a checkpoint, from another terminal: bash attempts/NN-train/signal.sh stop
+# Name steps to carry out these alone: enroot.sh prepare train export verify
+for word in "$@"; do
+  case $word in prepare | train | export | verify) ;;
+    *) echo "enroot.sh: there is no step '$word' here; there are: prepare train export verify" >&2; exit 2 ;;
+  esac
+done
+wanted=("$@")
+is_wanted() { [ "${#wanted[@]}" -eq 0 ] || [[ " ${wanted[*]} " == *" $1 "* ]]; }
+step="the set-up" logs="$RUN_DIR"
+on_end() { [ "$1" -eq 0 ] || echo "enroot.sh: $step ended with exit code $1; its logs are in $logs" >&2; }
+trap 'on_end "$?"' EXIT
 [ -n "${IMAGE:-}" ] || IMAGE='nvcr.io#nvidia/nemo:26.08'
 [ -n "${CONTAINER:-}" ] || CONTAINER=gptoss-scripts
 [ -n "${PYTHON:-}" ] || PYTHON=/opt/venv/bin/python
@@ -20,11 +31,9 @@ fi
 mkdir -p /HOME/.cache/huggingface
 set -a; source "$RUN_DIR"/nodes/node-0/distributed_config.env; set +a # GPUS_PER_NODE NUM_NODES MASTER_ADDR MASTER_PORT NODE_RANK
 cd "$RUN_DIR"
-# Name steps to carry out these alone: enroot.sh prepare train export verify
-wanted=("$@")
-is_wanted() { [ "${#wanted[@]}" -eq 0 ] || [[ " ${wanted[*]} " == *" $1 "* ]]; }
 
 # 1. Check or make the data, and the tiny model.
+step=prepare logs="$RUN_DIR"/attempts/01-prepare
 if is_wanted prepare; then (
   mkdir -p "$RUN_DIR"/attempts/01-prepare
   enroot \
@@ -36,6 +45,7 @@ if is_wanted prepare; then (
     --env PYTHONUNBUFFERED=1 \
     --env PYTHONSAFEPATH=1 \
     --env TORCH_ELASTIC_SHUTDOWN_TIMEOUT=1800 \
+    --env GPTOSS_BY_HAND=1 \
     --env PYTHONPATH="$RUN_DIR"/source \
     --env CUDA_DEVICE_MAX_CONNECTIONS=32 \
     --env NCCL_NVLS_ENABLE=0 \
@@ -66,6 +76,7 @@ if is_wanted prepare; then (
 ); fi
 
 # 2. Train, saving checkpoints.
+step=train logs="$RUN_DIR"/attempts/02-train
 if is_wanted train; then (
   mkdir -p "$RUN_DIR"/attempts/02-train
   # gloo takes the address that this host's own name has: often 127.0.1.1, which no other node reaches.
@@ -87,6 +98,7 @@ if is_wanted train; then (
     --env PYTHONUNBUFFERED=1 \
     --env PYTHONSAFEPATH=1 \
     --env TORCH_ELASTIC_SHUTDOWN_TIMEOUT=1800 \
+    --env GPTOSS_BY_HAND=1 \
     --env PYTHONPATH="$RUN_DIR"/source \
     --env CUDA_DEVICE_MAX_CONNECTIONS=32 \
     --env NCCL_NVLS_ENABLE=0 \
@@ -124,6 +136,7 @@ if is_wanted train; then (
 ); fi
 
 # 3. Write the trained model as Hugging Face safetensors.
+step=export logs="$RUN_DIR"/attempts/03-export
 if is_wanted export; then (
   mkdir -p "$RUN_DIR"/attempts/03-export
   enroot \
@@ -135,6 +148,7 @@ if is_wanted export; then (
     --env PYTHONUNBUFFERED=1 \
     --env PYTHONSAFEPATH=1 \
     --env TORCH_ELASTIC_SHUTDOWN_TIMEOUT=1800 \
+    --env GPTOSS_BY_HAND=1 \
     --env PYTHONPATH="$RUN_DIR"/source \
     --env CUDA_DEVICE_MAX_CONNECTIONS=32 \
     --env NCCL_NVLS_ENABLE=0 \
@@ -170,6 +184,7 @@ if is_wanted export; then (
 ); fi
 
 # 4. Compare the exported model with the trained one on the same tokens.
+step=verify logs="$RUN_DIR"/attempts/04-verify
 if is_wanted verify; then (
   mkdir -p "$RUN_DIR"/attempts/04-verify
   enroot \
@@ -181,6 +196,7 @@ if is_wanted verify; then (
     --env PYTHONUNBUFFERED=1 \
     --env PYTHONSAFEPATH=1 \
     --env TORCH_ELASTIC_SHUTDOWN_TIMEOUT=1800 \
+    --env GPTOSS_BY_HAND=1 \
     --env PYTHONPATH="$RUN_DIR"/source \
     --env CUDA_DEVICE_MAX_CONNECTIONS=32 \
     --env NCCL_NVLS_ENABLE=0 \

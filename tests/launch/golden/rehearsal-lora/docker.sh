@@ -5,16 +5,25 @@ set -euo pipefail
 RUN_DIR="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
 # Set IMAGE and CONTAINER_RUNTIME to change what is started. HF_TOKEN is taken from your environment.
 # To stop with a checkpoint, from another terminal: docker exec NAME bash .../signal.sh stop
+# Name steps to carry out these alone: docker.sh prepare convert train export verify
+for word in "$@"; do
+  case $word in prepare | convert | train | export | verify) ;;
+    *) echo "docker.sh: there is no step '$word' here; there are: prepare convert train export verify" >&2; exit 2 ;;
+  esac
+done
+wanted=("$@")
+is_wanted() { [ "${#wanted[@]}" -eq 0 ] || [[ " ${wanted[*]} " == *" $1 "* ]]; }
+step="the set-up" logs="$RUN_DIR"
+on_end() { [ "$1" -eq 0 ] || echo "docker.sh: $step ended with exit code $1; its logs are in $logs" >&2; }
+trap 'on_end "$?"' EXIT
 [ -n "${CONTAINER_RUNTIME:-}" ] || CONTAINER_RUNTIME=docker
 [ -n "${IMAGE:-}" ] || IMAGE=nvcr.io/nvidia/nemo:26.08
 [ -n "${PYTHON:-}" ] || PYTHON=/opt/venv/bin/python
 set -a; source "$RUN_DIR"/distributed_config.env; set +a # GPUS_PER_NODE NUM_NODES MASTER_ADDR MASTER_PORT NODE_RANK
 cd "$RUN_DIR"
-# Name steps to carry out these alone: docker.sh prepare convert train export verify
-wanted=("$@")
-is_wanted() { [ "${#wanted[@]}" -eq 0 ] || [[ " ${wanted[*]} " == *" $1 "* ]]; }
 
 # 1. Check or make the data, and the tiny model.
+step=prepare logs="$RUN_DIR"/attempts/01-prepare
 if is_wanted prepare; then (
   mkdir -p "$RUN_DIR"/attempts/01-prepare
   "$CONTAINER_RUNTIME" \
@@ -32,6 +41,7 @@ if is_wanted prepare; then (
     --env PYTHONUNBUFFERED=1 \
     --env PYTHONSAFEPATH=1 \
     --env TORCH_ELASTIC_SHUTDOWN_TIMEOUT=60 \
+    --env GPTOSS_BY_HAND=1 \
     --env PYTHONPATH="$RUN_DIR"/source \
     --env CUDA_VISIBLE_DEVICES= \
     --env OMP_NUM_THREADS=1 \
@@ -54,6 +64,7 @@ if is_wanted prepare; then (
 ); fi
 
 # 2. Turn the Hugging Face weights into a Megatron checkpoint.
+step=convert logs="$RUN_DIR"/attempts/02-convert
 if is_wanted convert; then (
   mkdir -p "$RUN_DIR"/attempts/02-convert
   "$CONTAINER_RUNTIME" \
@@ -71,6 +82,7 @@ if is_wanted convert; then (
     --env PYTHONUNBUFFERED=1 \
     --env PYTHONSAFEPATH=1 \
     --env TORCH_ELASTIC_SHUTDOWN_TIMEOUT=60 \
+    --env GPTOSS_BY_HAND=1 \
     --env PYTHONPATH="$RUN_DIR"/source \
     --env CUDA_VISIBLE_DEVICES= \
     --env OMP_NUM_THREADS=1 \
@@ -98,6 +110,7 @@ if is_wanted convert; then (
 ); fi
 
 # 3. Train, saving checkpoints.
+step=train logs="$RUN_DIR"/attempts/03-train
 if is_wanted train; then (
   mkdir -p "$RUN_DIR"/attempts/03-train
   "$CONTAINER_RUNTIME" \
@@ -115,6 +128,7 @@ if is_wanted train; then (
     --env PYTHONUNBUFFERED=1 \
     --env PYTHONSAFEPATH=1 \
     --env TORCH_ELASTIC_SHUTDOWN_TIMEOUT=60 \
+    --env GPTOSS_BY_HAND=1 \
     --env PYTHONPATH="$RUN_DIR"/source \
     --env CUDA_VISIBLE_DEVICES= \
     --env OMP_NUM_THREADS=1 \
@@ -143,6 +157,7 @@ if is_wanted train; then (
 ); fi
 
 # 4. Write the trained model as Hugging Face safetensors.
+step=export logs="$RUN_DIR"/attempts/04-export
 if is_wanted export; then (
   mkdir -p "$RUN_DIR"/attempts/04-export
   "$CONTAINER_RUNTIME" \
@@ -160,6 +175,7 @@ if is_wanted export; then (
     --env PYTHONUNBUFFERED=1 \
     --env PYTHONSAFEPATH=1 \
     --env TORCH_ELASTIC_SHUTDOWN_TIMEOUT=60 \
+    --env GPTOSS_BY_HAND=1 \
     --env PYTHONPATH="$RUN_DIR"/source \
     --env CUDA_VISIBLE_DEVICES= \
     --env OMP_NUM_THREADS=1 \
@@ -187,6 +203,7 @@ if is_wanted export; then (
 ); fi
 
 # 5. Compare the exported model with the trained one on the same tokens.
+step=verify logs="$RUN_DIR"/attempts/05-verify
 if is_wanted verify; then (
   mkdir -p "$RUN_DIR"/attempts/05-verify
   "$CONTAINER_RUNTIME" \
@@ -204,6 +221,7 @@ if is_wanted verify; then (
     --env PYTHONUNBUFFERED=1 \
     --env PYTHONSAFEPATH=1 \
     --env TORCH_ELASTIC_SHUTDOWN_TIMEOUT=60 \
+    --env GPTOSS_BY_HAND=1 \
     --env PYTHONPATH="$RUN_DIR"/source \
     --env CUDA_VISIBLE_DEVICES= \
     --env OMP_NUM_THREADS=1 \

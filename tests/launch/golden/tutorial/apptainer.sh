@@ -5,6 +5,17 @@ set -euo pipefail
 RUN_DIR="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
 # Set IMAGE to another image or to a .sif file. HF_TOKEN is taken from your environment.
 # To stop with a checkpoint, from another terminal: bash attempts/NN-train/signal.sh stop
+# Name steps to carry out these alone: apptainer.sh prepare train
+for word in "$@"; do
+  case $word in prepare | train) ;;
+    *) echo "apptainer.sh: there is no step '$word' here; there are: prepare train" >&2; exit 2 ;;
+  esac
+done
+wanted=("$@")
+is_wanted() { [ "${#wanted[@]}" -eq 0 ] || [[ " ${wanted[*]} " == *" $1 "* ]]; }
+step="the set-up" logs="$RUN_DIR"
+on_end() { [ "$1" -eq 0 ] || echo "apptainer.sh: $step ended with exit code $1; its logs are in $logs" >&2; }
+trap 'on_end "$?"' EXIT
 [ -n "${IMAGE:-}" ] || IMAGE=docker://nvcr.io/nvidia/pytorch:25.12-py3
 [ -n "${PYTHON:-}" ] || PYTHON=/opt/venv/bin/python
 mkdir -p /HOME/.cache/huggingface
@@ -12,6 +23,7 @@ set -a; source "$RUN_DIR"/distributed_config.env; set +a # GPUS_PER_NODE NUM_NOD
 export PYTHONUNBUFFERED=1
 export PYTHONSAFEPATH=1
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300
+export GPTOSS_BY_HAND=1
 export PYTHONPATH="$RUN_DIR"/source
 export CUDA_DEVICE_MAX_CONNECTIONS=32
 export NCCL_NVLS_ENABLE=0
@@ -24,11 +36,9 @@ export CUDA_DEVICE_ORDER=PCI_BUS_ID
 export CUDA_VISIBLE_DEVICES=0,1,2,3
 export HF_HOME=/HOME/.cache/huggingface
 cd "$RUN_DIR"
-# Name steps to carry out these alone: apptainer.sh prepare train
-wanted=("$@")
-is_wanted() { [ "${#wanted[@]}" -eq 0 ] || [[ " ${wanted[*]} " == *" $1 "* ]]; }
 
 # 1. Check or make the data, and the tiny model.
+step=prepare logs="$RUN_DIR"/attempts/01-prepare
 if is_wanted prepare; then (
   mkdir -p "$RUN_DIR"/attempts/01-prepare
   export GPTOSS_ATTEMPT="$RUN_DIR"/attempts/01-prepare
@@ -44,6 +54,7 @@ if is_wanted prepare; then (
 ); fi
 
 # 2. Train, saving checkpoints.
+step=train logs="$RUN_DIR"/attempts/02-train
 if is_wanted train; then (
   mkdir -p "$RUN_DIR"/attempts/02-train
   export GPTOSS_ATTEMPT="$RUN_DIR"/attempts/02-train

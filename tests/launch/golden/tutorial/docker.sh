@@ -5,15 +5,24 @@ set -euo pipefail
 RUN_DIR="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
 # Set IMAGE and CONTAINER_RUNTIME to change what is started. HF_TOKEN is taken from your environment.
 # To stop with a checkpoint, from another terminal: docker exec NAME bash .../signal.sh stop
+# Name steps to carry out these alone: docker.sh prepare train
+for word in "$@"; do
+  case $word in prepare | train) ;;
+    *) echo "docker.sh: there is no step '$word' here; there are: prepare train" >&2; exit 2 ;;
+  esac
+done
+wanted=("$@")
+is_wanted() { [ "${#wanted[@]}" -eq 0 ] || [[ " ${wanted[*]} " == *" $1 "* ]]; }
+step="the set-up" logs="$RUN_DIR"
+on_end() { [ "$1" -eq 0 ] || echo "docker.sh: $step ended with exit code $1; its logs are in $logs" >&2; }
+trap 'on_end "$?"' EXIT
 [ -n "${CONTAINER_RUNTIME:-}" ] || CONTAINER_RUNTIME=docker
 [ -n "${IMAGE:-}" ] || IMAGE=nvcr.io/nvidia/pytorch:25.12-py3
 set -a; source "$RUN_DIR"/distributed_config.env; set +a # GPUS_PER_NODE NUM_NODES MASTER_ADDR MASTER_PORT NODE_RANK
 cd "$RUN_DIR"
-# Name steps to carry out these alone: docker.sh prepare train
-wanted=("$@")
-is_wanted() { [ "${#wanted[@]}" -eq 0 ] || [[ " ${wanted[*]} " == *" $1 "* ]]; }
 
 # 1. Check or make the data, and the tiny model.
+step=prepare logs="$RUN_DIR"/attempts/01-prepare
 if is_wanted prepare; then (
   [ -n "${PYTHON:-}" ] || PYTHON=/opt/venv/bin/python
   mkdir -p "$RUN_DIR"/attempts/01-prepare
@@ -34,6 +43,7 @@ if is_wanted prepare; then (
     --env PYTHONUNBUFFERED=1 \
     --env PYTHONSAFEPATH=1 \
     --env TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300 \
+    --env GPTOSS_BY_HAND=1 \
     --env PYTHONPATH="$RUN_DIR"/source \
     --env CUDA_DEVICE_MAX_CONNECTIONS=32 \
     --env NCCL_NVLS_ENABLE=0 \
@@ -66,6 +76,7 @@ if is_wanted prepare; then (
 ); fi
 
 # 2. Train, saving checkpoints.
+step=train logs="$RUN_DIR"/attempts/02-train
 if is_wanted train; then (
   mkdir -p "$RUN_DIR"/attempts/02-train
   mkdir -p "$RUN_DIR"/checkpoints

@@ -6,6 +6,17 @@ RUN_DIR="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
 # Set IMAGE to another image (registry#name:tag) or to a .sqsh file, CONTAINER to the name of what it unpacks.
 # HF_TOKEN is taken from your environment.
 # To stop with a checkpoint, from another terminal: bash attempts/NN-train/signal.sh stop
+# Name steps to carry out these alone: enroot.sh prepare train
+for word in "$@"; do
+  case $word in prepare | train) ;;
+    *) echo "enroot.sh: there is no step '$word' here; there are: prepare train" >&2; exit 2 ;;
+  esac
+done
+wanted=("$@")
+is_wanted() { [ "${#wanted[@]}" -eq 0 ] || [[ " ${wanted[*]} " == *" $1 "* ]]; }
+step="the set-up" logs="$RUN_DIR"
+on_end() { [ "$1" -eq 0 ] || echo "enroot.sh: $step ended with exit code $1; its logs are in $logs" >&2; }
+trap 'on_end "$?"' EXIT
 [ -n "${IMAGE:-}" ] || IMAGE='nvcr.io#nvidia/pytorch:25.12-py3'
 [ -n "${CONTAINER:-}" ] || CONTAINER=gptoss-scripts
 [ -n "${PYTHON:-}" ] || PYTHON=/opt/venv/bin/python
@@ -20,11 +31,9 @@ fi
 mkdir -p /HOME/.cache/huggingface
 set -a; source "$RUN_DIR"/distributed_config.env; set +a # GPUS_PER_NODE NUM_NODES MASTER_ADDR MASTER_PORT NODE_RANK
 cd "$RUN_DIR"
-# Name steps to carry out these alone: enroot.sh prepare train
-wanted=("$@")
-is_wanted() { [ "${#wanted[@]}" -eq 0 ] || [[ " ${wanted[*]} " == *" $1 "* ]]; }
 
 # 1. Check or make the data, and the tiny model.
+step=prepare logs="$RUN_DIR"/attempts/01-prepare
 if is_wanted prepare; then (
   mkdir -p "$RUN_DIR"/attempts/01-prepare
   enroot \
@@ -37,6 +46,7 @@ if is_wanted prepare; then (
     --env PYTHONUNBUFFERED=1 \
     --env PYTHONSAFEPATH=1 \
     --env TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300 \
+    --env GPTOSS_BY_HAND=1 \
     --env PYTHONPATH="$RUN_DIR"/source \
     --env CUDA_DEVICE_MAX_CONNECTIONS=32 \
     --env NCCL_NVLS_ENABLE=0 \
@@ -67,6 +77,7 @@ if is_wanted prepare; then (
 ); fi
 
 # 2. Train, saving checkpoints.
+step=train logs="$RUN_DIR"/attempts/02-train
 if is_wanted train; then (
   mkdir -p "$RUN_DIR"/attempts/02-train
   enroot \
@@ -79,6 +90,7 @@ if is_wanted train; then (
     --env PYTHONUNBUFFERED=1 \
     --env PYTHONSAFEPATH=1 \
     --env TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300 \
+    --env GPTOSS_BY_HAND=1 \
     --env PYTHONPATH="$RUN_DIR"/source \
     --env CUDA_DEVICE_MAX_CONNECTIONS=32 \
     --env NCCL_NVLS_ENABLE=0 \
