@@ -26,6 +26,8 @@ class Machine:
     """One node, and how many there are of it."""
 
     host: str = ""
+    is_described: bool = False
+    """True for one of a machine file: nothing that is seen here says anything about it."""
     gpus: tuple[Gpu, ...] = ()
     """The GPUs that a run can use, in CUDA's order: healthy and not hidden."""
     hidden_gpus: tuple[Gpu, ...] = ()

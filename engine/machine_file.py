@@ -146,6 +146,7 @@ def to_machine(description: Description) -> Machine:
     )
     return Machine(
         host=description.cluster.name,
+        is_described=True,
         nodes=description.cluster.nodes,
         gpus=() if gpu is None else tuple(_gpu(gpu, index) for index in range(gpu.count)),
         topology=() if gpu is None else _topology(gpu),

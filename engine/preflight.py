@@ -17,7 +17,7 @@ from engine.machine import Machine
 from engine.models import Model
 from engine.plan import finetune, schedule
 from engine.plan.plan import Plan
-from engine.preflight_facts import Facts, HubFacts, has_weights, read_facts
+from engine.preflight_facts import Facts, HubFacts, facts_of_described, has_weights, read_facts
 from engine.run.commands import is_in_container
 from engine.run.space import CHECKPOINT_BYTES
 from engine.settings import Settings
@@ -41,16 +41,22 @@ OPEN_FILES = 4096
 def check(
     settings: Settings, plan: Plan, machine: Machine, runs_root: Path, environ: Mapping[str, str] | None = None
 ) -> tuple[Finding, ...]:
-    """Everything that speaks against this start, the worst first. Raises SettingsError for a bad model."""
+    """Everything that speaks against this start, the worst first. Raises SettingsError for a bad model.
+
+    A machine that is only described is judged by its file: what this host has installed or stored is not asked.
+    """
     model = models.find(settings)
+    if machine.is_described:
+        return judge(settings, plan, machine, model, facts_of_described(machine))
     facts = read_facts(settings, model, runs_root, os.environ if environ is None else environ)
     return judge(settings, plan, machine, model, facts)
 
 
 def judge(settings: Settings, plan: Plan, machine: Machine, model: Model, facts: Facts) -> tuple[Finding, ...]:
     """The findings for facts already read."""
-    # What the image holds cannot be seen from here.
-    seen = [] if is_in_container(settings) else [*versions.check_versions(facts.installed, plan.device)]
+    # What an image or another machine holds cannot be seen from here.
+    can_see = not (is_in_container(settings) or machine.is_described)
+    seen = [*versions.check_versions(facts.installed, plan.device), *_tracker(settings, facts)] if can_see else []
     findings = [
         *seen,
         *_estimate(plan),
@@ -62,10 +68,10 @@ def judge(settings: Settings, plan: Plan, machine: Machine, model: Model, facts:
         *_hub(settings, plan, model, facts.hub),
         *_network(settings, plan, facts),
         *_limits(plan, machine),
-        *_tracker(settings, facts),
     ]
     if plan.device == "gpu":
-        findings += [*versions.check_driver(facts.installed, machine.cuda_version), *_gpus(settings, plan, machine)]
+        driver = () if machine.is_described else versions.check_driver(facts.installed, machine.cuda_version)
+        findings += [*driver, *_gpus(settings, plan, machine)]
     return by_severity(findings)
 
 
@@ -244,7 +250,7 @@ def _network(settings: Settings, plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 def _tracker(settings: Settings, facts: Facts) -> Iterator[Finding]:
     tracker, installed = settings.output.tracker, facts.installed
-    if tracker != "none" and not is_in_container(settings) and tracker not in installed.packages:
+    if tracker != "none" and tracker not in installed.packages:
         what = f"output.tracker is {tracker}, which {installed.executable} does not have"
         fix = f"{installed.executable} -m pip install {tracker}, or set output.tracker to none"
         yield error("packages.tracker", what, "the training would end when it is imported", fix)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import socket
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from engine.data import chosen, indexed
 from engine.errors import EngineError
 from engine.hardware.host import Disk, read_disk
 from engine.launch_settings import LaunchSettings
-from engine.machine import places
+from engine.machine import Machine, places
 from engine.models import Model
 from engine.settings import HUB_PREFIX, DataSettings, Settings
 from engine.versions import Installed
@@ -82,6 +83,12 @@ def read_facts(settings: Settings, model: Model, runs_root: Path, environ: Mappi
         address_problem=address_problem(launch) if launch.launcher in ("local", "container") else "",
         is_clock_synchronised=is_clock_synchronised() if settings.machine.nodes > 1 else None,
     )
+
+
+def facts_of_described(machine: Machine) -> Facts:
+    """What is known of a host that is only described: its disk."""
+    nothing_known = Disk(purpose="runs", path="the directory of the runs", free_gib=math.inf)
+    return Facts(installed=Installed(executable=""), output=machine.disk("runs") or nothing_known)
 
 
 def read_hub(settings: Settings, model: Model, environ: Mapping[str, str]) -> HubFacts | None:

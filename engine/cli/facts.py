@@ -38,7 +38,8 @@ def doctor(arguments: argparse.Namespace) -> int:
         machine_file.save(machine, Path(arguments.save_machine).expanduser())
         output.say(f"wrote {arguments.save_machine}; plan for it anywhere with: gptoss --machine FILE plan")
     device = "gpu" if machine.gpus else "cpu"
-    findings = (*machine.findings, *versions.check(device=device, driver_cuda=machine.cuda_version))
+    here = () if machine.is_described else versions.check(device=device, driver_cuda=machine.cuda_version)
+    findings = (*machine.findings, *here)
     if arguments.json:
         output.print_json({
             "machine": machine.to_json(),

@@ -96,7 +96,9 @@ def check(settings: Settings, plan: Plan, machine: Machine) -> tuple[Finding, ..
     from engine import paths, preflight
     from engine.run import launch_checks
 
-    return (*preflight.check(settings, plan, machine, paths.runs_root()), *launch_checks.check(settings, plan))
+    found = preflight.check(settings, plan, machine, paths.runs_root())
+    # Which container runtime or queue is here says nothing of a machine that is only described.
+    return found if machine.is_described else (*found, *launch_checks.check(settings, plan))
 
 
 def refuse(findings: tuple[Finding, ...], *, force: bool) -> None:

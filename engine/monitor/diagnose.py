@@ -33,6 +33,9 @@ TAIL_BYTES = 1 << 18
 MAX_LOGS = 256
 LONGEST_EVIDENCE = 400
 
+UNKNOWN = "unknown"
+"""Key of a diagnosis that only repeats what was said."""
+
 _LEVELS = ("cause", "symptom", "echo")
 _CAUSE = _LEVELS.index("cause")
 _MAY_PASS = frozenset({"CheckpointError", "LaunchError"})

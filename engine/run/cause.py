@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from engine import settings_file
-from engine.monitor.diagnose import Diagnosis, diagnose_texts, read_attempt
+from engine.monitor.diagnose import UNKNOWN, Diagnosis, diagnose_texts, read_attempt
 from engine.run import reports
 from engine.run.directory import RunDirectory
 from engine.run.state import State, Status
@@ -35,7 +35,7 @@ def _as_told(state: State, attempt: Path) -> Diagnosis | None:
     if error is None and not state.message:
         return None
     return Diagnosis(
-        key="unknown",
+        key=UNKNOWN,
         cause=_first_line(f"{error.error}: {error.message}") if error else state.message,
         why="this failure is not in the catalogue",
         next_step=(error and error.hint) or f"read the logs in {attempt}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from textual.notifications import SeverityLevel
 from textual.widget import Widget
 from textual.widgets import Input
 
-from engine.monitor.diagnose import Diagnosis
+from engine.monitor.diagnose import UNKNOWN, Diagnosis
 from engine.monitor.series import Series
 from engine.options import Value
 from engine.plan.plan import Plan
@@ -169,6 +170,8 @@ class JobScreen(CockpitScreen):
     def take_state(self, state: State) -> None:
         before = self.state.status if self.state is not None else None
         self.state = state
+        if before is None:
+            self._look_at_machine()
         if before is not state.status:
             self.refresh_bindings()
         self.choose_log()
@@ -381,6 +384,8 @@ class JobScreen(CockpitScreen):
             return
         edit = dict(cause.edit)
         lines = [cause.why, "", f"Next: {cause.next_step}"]
+        if cause.key == UNKNOWN:
+            lines.append("The key e jumps to the first error of a log.")
         if edit and self.settings is not None:
             lines += ["", "Proposed change:"]
             lines += [f"  {key}: {self.settings.value(key)} → {value}" for key, value in edit.items()]
@@ -398,11 +403,13 @@ class JobScreen(CockpitScreen):
 
     def _look_at_machine(self) -> None:
         machine = self.cockpit.machine
-        has_gpus = machine is not None and not isinstance(machine, Failure) and bool(machine.gpus)
-        self._samples_wanted = has_gpus
-        self.set_class(has_gpus, "-has-gpus")
-        if has_gpus:
-            assert machine is not None and not isinstance(machine, Failure)
+        if machine is None or isinstance(machine, Failure):
+            return
+        # Those of a machine that is only described, or of another host's run, cannot be read here.
+        is_here = not machine.is_described and (self.state is None or self.state.host == platform.node())
+        self._samples_wanted = is_here and bool(machine.gpus)
+        self.set_class(self._samples_wanted, "-has-gpus")
+        if self._samples_wanted:
             self.query_one(Gpus).styles.height = min(9, len(machine.gpus) + 2)
 
     def _sample_gpus(self) -> None:

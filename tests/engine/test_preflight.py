@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from engine import models, preflight, preflight_facts
+from engine import machine_file, models, preflight, preflight_facts
+from engine.cli import starting
 from engine.findings import Finding, Severity, warning
 from engine.hardware.host import Disk, InfinibandPort
 from engine.launch_settings import LaunchSettings
@@ -334,3 +335,30 @@ def test_check_on_this_host(tmp_path: Path) -> None:
     machine = Machine(ram_gib=16, ram_free_gib=16)
     found = preflight.check(settings, plan, machine, tmp_path / "runs", {})
     assert keys(found) == ["packages.python"]
+
+
+def test_a_described_machine_is_judged_by_its_file_alone(tmp_path, monkeypatch):
+    """Nothing that this host lacks, holds or listens on says anything about another machine."""
+    text = """
+        [host]
+        disk_free_gib = 400.0
+        [gpu]
+        name = "NVIDIA H100 80GB HBM3"
+        nvlinks = 18
+        nvlink_shape = "switch"
+    """
+    machine = machine_file.loads(text)
+    assert machine.is_described
+    monkeypatch.setattr("engine.preflight.read_facts", lambda *_: pytest.fail("this host is looked at"))
+    values = {"data.source": "text", "data.path": str(tmp_path / "elsewhere"), "output.tracker": "wandb",
+              "launch.launcher": "slurm", "launch.python": "/opt/there/python"}  # fmt: skip
+    settings = SETTINGS.with_values(values)
+    found = {one.key: one for one in starting.check(settings, plan_of(), machine)}
+    assert set(found) <= {"disk.full", "disk.tight", "limits.rdma"}
+    assert "400 GiB" in found["disk.full"].what
+
+
+def test_a_described_machine_of_one_kind_has_no_other_findings():
+    machine = machine_file.loads('[gpu]\nname = "NVIDIA H100 80GB HBM3"\ncount = 4\n')
+    found = [one.key for one in starting.check(SETTINGS, plan_of(), machine)]
+    assert "gpu.too-few" in found and not [key for key in found if key.startswith(("packages", "paths", "hub"))]

@@ -240,6 +240,21 @@ async def test_gpus_are_shown_where_there_are_some(make_monitor, services):
         assert "97 %" in app.screen.query_one("#gpus").text
 
 
+@pytest.mark.parametrize("elsewhere", ["described", "host"])
+async def test_gpus_here_are_not_those_of_a_run_elsewhere(make_monitor, services, fake, elsewhere):
+    services._machine = replace(dgx(), is_described=elsewhere == "described")
+    if elsewhere == "host":
+        fake.put(host="another")
+    app = make_monitor()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await drawn(pilot, app)
+        await until(pilot, lambda: app.machine is not None and app.screen.state is not None)
+        assert not app.screen.has_class("-has-gpus")
+        app.screen._sample_gpus()
+        await pilot.pause()
+        assert app.screen.query_one("#gpus").text == ""
+
+
 async def test_garbage_in_the_run_directory_is_survived(make_monitor, fake):
     app = make_monitor()
     async with app.run_test(size=(80, 24)) as pilot:
@@ -327,10 +342,12 @@ async def test_a_failed_run_is_explained_changed_and_resumed(make_monitor, fake,
 async def test_an_unknown_failure_is_said_to_be_one(make_monitor, fake):
     fake.put(status=Status.FAILED, message="train failed")
     app = make_monitor()
-    async with app.run_test(size=(100, 30), notifications=True) as pilot:
+    async with app.run_test(size=(100, 30)) as pilot:
         await until(pilot, lambda: app.screen.state)
         await pilot.press("d")
-        await until(pilot, lambda: any("known as a cause" in note.message for note in app._notifications))
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+        told = str(app.screen.query_one("#text", Static).render())
+        assert "not in the catalogue" in told and "jumps to the first error" in told
 
 
 async def test_a_fresh_alert_is_shown_and_an_old_one_only_listed(make_monitor, fake):
