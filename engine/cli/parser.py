@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import argparse
 
-from engine.cli import numbers
+from engine.cli import examples, numbers
 from engine.cli.command_line import Parser
 from engine.version import __version__
 
-_EPILOG = """\
-exit codes: 0 done, 1 a step failed, 2 bad input, 3 refused by a check before the start,
-4 not found, 130 interrupted or stopped
-"""
 _JSON = "print facts as JSON on stdout; progress goes to stderr"
 _RUN = "name or directory of a run; the newest when left out"
 
@@ -24,7 +20,7 @@ def build() -> argparse.ArgumentParser:
     parser = Parser(
         prog="gptoss",
         description="Train OpenAI's gpt-oss with NVIDIA Megatron: plan, convert, train, export, verify, watch.",
-        epilog=_EPILOG,
+        epilog=examples.EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"gptoss {__version__}")
@@ -63,23 +59,42 @@ def _add_try_verb(verbs: _Verbs) -> None:
 
 def _add_plan_verb(verbs: _Verbs) -> None:
     plan = _verb(verbs, "plan", "plan:plan", "judge a layout or choose one: does it fit, how fast, how long")
-    plan.add_argument("preset", nargs="?", default="", help="a preset or a settings file to take the training from")
-    plan.add_argument("--model", default="", help="gpt-oss-20b, gpt-oss-120b, tiny, or a directory with a config.json")
+    plan.add_argument("preset", nargs="?", default="", help="a preset or a settings file: says what no option says")
+    plan.add_argument(
+        "--model", default="", help="gpt-oss-20b (default), gpt-oss-120b, tiny, or a directory with a config.json"
+    )
     plan.add_argument("--gpu", default="", help="a GPU family, for example H100; otherwise this machine's GPUs")
     plan.add_argument(
         "--gpus-per-node", type=numbers.GPUS, default=0, metavar="N", help="GPUs of one node (default 8, or all)"
     )
     plan.add_argument("--nodes", type=numbers.NODES, default=0, metavar="N", help="how many such nodes (default 1)")
     plan.add_argument("--goal", default="", choices=("", "pretrain", "continue", "sft", "lora"), metavar="GOAL",
-                      help="pretrain, continue, sft or lora")  # fmt: skip
-    plan.add_argument("--sequence-length", type=numbers.COUNT, default=0, metavar="N", help="tokens in one sample")
-    plan.add_argument("--micro-batch", type=numbers.COUNT, default=0, metavar="N", help="samples at a time on one GPU")
-    plan.add_argument("--global-batch", type=numbers.COUNT, default=0, metavar="N", help="samples in one iteration")
-    plan.add_argument("--precision", default="", help="bf16, fp8, mxfp8 or fp32")
+                      help="pretrain, continue (default), sft or lora")  # fmt: skip
+    plan.add_argument(
+        "--sequence-length", type=numbers.COUNT, default=0, metavar="N", help="tokens in one sample (default 4096)"
+    )
+    plan.add_argument(
+        "--micro-batch",
+        type=numbers.COUNT,
+        default=0,
+        metavar="N",
+        help="samples at a time on one GPU (default: chosen)",
+    )
+    plan.add_argument(
+        "--global-batch", type=numbers.COUNT, default=0, metavar="N", help="samples in one iteration (default 128)"
+    )
+    plan.add_argument("--precision", default="", help="bf16 (default), fp8, mxfp8 or fp32")
     plan.add_argument("--gradient-precision", default="", choices=("", "fp32", "bf16"), metavar="P",
                       help="fp32 (default) or bf16")  # fmt: skip
-    plan.add_argument("--layout", default="", metavar="SIZES", help="judge this one: tp=1,pp=4,ep=8,cp=1")
-    plan.add_argument("--recompute", default="", metavar="MODULES", help="none, full, or layernorm,moe_act,moe")
+    plan.add_argument(
+        "--layout",
+        default="",
+        metavar="SIZES",
+        help="judge this one: tp=1,pp=4,ep=8,cp=1 (default: the best one is chosen)",
+    )
+    plan.add_argument(
+        "--recompute", default="", metavar="MODULES", help="none, full, or layernorm,moe_act,moe (default: chosen)"
+    )
     plan.add_argument("--tokens", type=numbers.AMOUNT, metavar="N", help="tokens to train on: gives hours, and cost")
     plan.add_argument("--price", type=numbers.PRICE, metavar="P", help="price of one GPU for one hour")
     plan.add_argument("--machine", default=argparse.SUPPRESS, metavar="FILE", help="plan for the machine in this file")
@@ -92,7 +107,10 @@ type _Verbs = argparse._SubParsersAction[Parser]
 
 
 def _verb(verbs: _Verbs, name: str, carry_out: str, text: str, screen: str = "") -> Parser:
-    verb = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    description = text[0].upper() + text[1:] + "."
+    raw = argparse.RawDescriptionHelpFormatter
+    verb = verbs.add_parser(name, help=text, description=description, formatter_class=raw)
+    verb.epilog = examples.epilog(verb.prog.removeprefix("gptoss "))
     verb.set_defaults(carry_out=carry_out, screen=screen)
     return verb
 
@@ -265,14 +283,15 @@ def _add_preset_verbs(verbs: _Verbs) -> None:
 
 def _add_fact_verbs(verbs: _Verbs) -> None:
     settings = _verb(verbs, "settings", "facts:settings", "list every setting, explain one, or print them as a page")
-    settings.add_argument("action", nargs="?", choices=("list", "explain", "page"), default="list")
+    settings.add_argument("action", nargs="?", choices=("list", "explain", "page"), default="list",
+                          help="what to do: list (default), explain or page")  # fmt: skip
     settings.add_argument("key", nargs="?", default="", help="the setting to explain")
     settings.add_argument("--json", action="store_true", help=_JSON)
     doctor = _verb(verbs, "doctor", "facts:doctor", "say what this machine has and what is missing")
     doctor.add_argument("--save-machine", default="", metavar="FILE", help="write what was found as a machine file")
     doctor.add_argument("--json", action="store_true", help=_JSON)
     completion = _verb(verbs, "completion", "facts:completion", "print the completion script of a shell")
-    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="bash, zsh or tcsh")
 
 
 def _add_data_verbs(verbs: _Verbs) -> None:
@@ -302,7 +321,7 @@ def _add_data_verbs(verbs: _Verbs) -> None:
     prepare.add_argument("--multiple", type=numbers.COUNT, default=1, metavar="N",
                          help="chats: pad each to a multiple of this, 2 x cp or tp x cp (default 1)")  # fmt: skip
     prepare.add_argument("--effort", choices=("low", "medium", "high"), default="medium",
-                         help="chats: the reasoning effort in the system message")  # fmt: skip
+                         help="chats: the reasoning effort in the system message (default medium)")  # fmt: skip
     prepare.add_argument("--quick", action="store_true", help="do not read the result back with Megatron")
     for action in (inspect, prepare):
         action.add_argument("path", help="a file, directory, 'pattern', dataset directory or hf:owner/name")

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from engine.cli import parser
+from engine.cli.examples import EXAMPLES
 from engine.cli.numbers import Number
 from engine.errors import SettingsError
 from engine.number_text import read_number
+from engine.settings import parse_assignments
 
 
 def _verbs(
@@ -104,3 +109,34 @@ def test_a_mistyped_command_line_is_told_what_was_meant(line, message, hint):
         parser.build().parse_args(line.split())
     assert message in refused.value.message and len(refused.value.message) < 300
     assert hint in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("words", "verb"),
+    [one for one in VERBS if one[0]],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_the_help_of_a_verb_shows_examples_that_are_understood(words, verb):
+    """Also its exit codes, and of every option what it is."""
+    text = verb.format_help()
+    assert "examples:\n" in text and "exit codes: 0 done" in text
+    for example in EXAMPLES[" ".join(words)]:
+        assert f"  {example}\n" in text
+        line = example.removeprefix('eval "$(').removesuffix(')"')
+        assert line.startswith(f"gptoss {words[0]}")
+        options = parser.build().parse_args(shlex.split(line)[1:])
+        parse_assignments(getattr(options, "assignments", []))
+    for action in verb._actions:
+        assert action.help or isinstance(action, argparse._SubParsersAction), action
+        if action.default and action.default not in (argparse.SUPPRESS, "last", True) and action.option_strings:
+            assert "default" in (action.help or ""), f"{action.option_strings}: its default is {action.default}"
+
+
+def test_there_is_no_example_of_a_verb_that_is_gone():
+    assert set(EXAMPLES) == {" ".join(words) for words, _ in VERBS if words}
+
+
+def test_every_verb_is_in_the_documentation():
+    page = (Path(__file__).parent.parent.parent / "docs" / "cli.md").read_text()
+    for words, _ in VERBS:
+        assert not words or re.search(rf"`{words[0]}\b|{words[0]}\b.*`", page), words
