@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from rich.console import RenderableType
 from rich.style import Style
 from textual import on
 from textual.app import App, SystemCommand
@@ -25,6 +26,7 @@ from engine.paths import config_root
 from gptoss_tui import bridge, theme
 from gptoss_tui.bridge import Answer, Failure, Services
 from gptoss_tui.driver import frames_waiting
+from gptoss_tui.glass import Glass
 from gptoss_tui.glyphs import AsciiFilter, Charset, detect_charset
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class CockpitApp(App[int]):
         # Ctrl+P and Ctrl+Q are how docker detaches from a container: both have another key here.
         Binding("question_mark,f1", "help", "Help", key_display="?", id="app.help"),
         Binding("colon,f2", "command_palette", "Commands", key_display=":", show=False, id="app.commands"),
+        Binding("ctrl+l", "redraw", "Draw the screen anew", show=False, priority=True, id="app.redraw"),
     ]
 
     def __init__(
@@ -68,6 +71,7 @@ class CockpitApp(App[int]):
         self.machine: Machine | Failure | None = None
         """What was detected; None until the probing, which follows the first frame, is done."""
         self.machine_found: Signal[None] = Signal(self, "machine found")
+        self._glass = Glass()
         self._palette: dict[str, Style] = {}
         self._palette_theme = ""
         self._dress()
@@ -129,6 +133,19 @@ class CockpitApp(App[int]):
         """Remember the colours; NO_COLOR chose none of them."""
         if not self.no_color and not self.services.is_watching:
             bridge.attempt(partial(theme.keep, chosen.name))
+
+    def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
+        super()._display(screen, cast("RenderableType | None", self._glass.over(renderable)))
+
+    def on_resize(self) -> None:
+        # It also follows each return to the terminal, which others have written to, and then with the same size.
+        self.action_redraw()
+
+    def action_redraw(self) -> None:
+        """Send everything again, whatever the terminal shows: another program may have written over it."""
+        self._glass.forget()
+        if self._screen_stack:
+            self.screen.refresh()
 
     def look_for_machine(self) -> None:
         """Detect the machine in a thread; `machine_found` tells when it is done."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
-_GROWTH = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
+_GROWTH = (1, 2, 3, 5, 10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,8 @@ def make_scale(low: float, high: float, *, is_log: bool = False, previous: Scale
     if high - low <= abs(high) * 1e-9:
         margin = abs(high) * 0.05 or 1.0
         return Scale(low - margin, high + margin)
-    step = nice_step((high - low) / 16)
+    # An axis that had to give way once will again: with room to spare it stays for longer.
+    step = nice_step((high - low) / (16 if previous is None else 4))
     return Scale(math.floor(low / step) * step, math.ceil(high / step) * step)
 
 

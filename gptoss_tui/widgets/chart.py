@@ -256,7 +256,9 @@ class Chart(Canvas, can_focus=True):
     def _draw(
         self, columns: list[Column | None], scale: Scale, size: tuple[int, int]
     ) -> tuple[list[bytearray], list[bytearray]]:
-        radius = max(1, sum(1 for column in columns if column is not None) // 40)
+        filled = sum(1 for column in columns if column is not None)
+        # In steps, as another radius moves the whole line.
+        radius = max(1, 2 ** filled.bit_length() // 64)
         return raster.draw(columns, raster.smoothed(columns, radius), scale, size, self._dots)
 
     def _tick_rows(self, scale: Scale, height: int) -> dict[int, str]:

@@ -1,58 +1,107 @@
-"""The cheaper partial updates show the same picture."""
+"""A widget is rendered where it shows, and the picture is Textual's own."""
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
-from rich.ansi import AnsiDecoder
-from rich.console import Console
-from rich.segment import Segment
-from rich.style import Style
+import pytest
+from textual._compositor import Compositor
+from textual.app import App, ComposeResult
+from textual.containers import Vertical
+from textual.geometry import Region
 from textual.strip import Strip
+from textual.widgets import Static
 
-from gptoss_tui.frugal import FrugalUpdate, Pen
-
-STYLES = [
-    Style.parse(text)
-    for text in ("none", "#ff0000 on #000000", "#00ff00 on #000000", "bold #00ff00 on #000000", "reverse", "on #0000ff")
-]
-RUNS = st.lists(st.tuples(st.sampled_from(["ab", " ", "   ", "━x"]), st.sampled_from(STYLES)), min_size=1, max_size=8)
-
-
-def console() -> Console:
-    return Console(color_system="truecolor", force_terminal=True, width=80)
+from gptoss_tui.screens.base import Steady
+from gptoss_tui.screens.home import HomeScreen
+from gptoss_tui.screens.monitor import MonitorScreen
+from gptoss_tui.screens.setup import SetupScreen
+from tests.tui.doubles import a_full_run, settled, until
 
 
-def cells(text: str) -> list[tuple[str, object, object, bool, bool]]:
-    """What a terminal shows for `text`: letter, colours, bold, reverse."""
-    shown = []
-    (line,) = AnsiDecoder().decode(text)
-    for segment in line.render(console()):
-        style = segment.style or Style.null()
-        for letter in segment.text:
-            reverse = bool(style.reverse)
-            # Of a space only the background shows.
-            colour = style.color if letter != " " or reverse else None
-            shown.append((letter, colour, style.bgcolor, bool(style.bold) and letter != " ", reverse))
-    return shown
+class Counting(Static):
+    """Notes the rows that were asked of it."""
+
+    def __init__(self, text: str, **arguments: str) -> None:
+        super().__init__(text, **arguments)
+        self.asked: list[int] = []
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        self.asked += crop.line_range
+        return super().render_lines(crop)
 
 
-@given(RUNS)
-def test_a_pen_draws_what_the_styles_say(runs):
-    strip = Strip([Segment(text, style) for text, style in runs])
-    pen = Pen(console())
-    drawn = pen.draw(strip) + pen.lift()
-    plain = "".join(style.render(text, color_system=console()._color_system) for text, style in runs)
-    assert cells(drawn) == cells(plain)
-    assert len(drawn) <= len(plain) + len("\x1b[0;m") * len(runs)
+class Covered(Steady):
+    """Two texts over one another, the upper one a row shorter, and a row of its own below."""
+
+    def compose(self) -> ComposeResult:
+        yield Counting("a\nb\nc\nd", id="below")
+        yield Counting("A\nB\nC", id="above")
 
 
-def test_one_changed_cell_sends_one_cell():
-    strip = Strip([Segment("name ", STYLES[1]), Segment("2.31", STYLES[2]), Segment("    ", STYLES[1])])
-    update = FrugalUpdate([{0: strip}], [(0, 8, 9)], [[13]])
-    assert update.render_segments(console()) == "\x1b[1;9H\x1b[0;38;2;0;255;0;48;2;0;0;0m1\x1b[0m"
+async def test_of_a_covered_widget_only_the_rows_that_show_are_rendered():
+    class OneScreen(App[None]):
+        CSS = "Covered { layers: low high; } #below { layer: low; height: 4; } #above { layer: high; height: 3; }"
+
+        def get_default_screen(self) -> Covered:
+            return Covered()
+
+    app = OneScreen()
+    async with app.run_test(size=(10, 6)) as pilot:
+        below, above = app.screen.query_one("#below", Counting), app.screen.query_one("#above", Counting)
+        await until(pilot, lambda: below.asked and above.asked)
+        assert set(below.asked) == {3} and set(above.asked) == {0, 1, 2}
+        above.display = False
+        await until(pilot, lambda: set(below.asked) == {0, 1, 2, 3})
+        assert [strip.text.strip() for strip in app.screen._compositor.render_strips()] == ["a", "b", "c", "d", "", ""]
 
 
-def test_a_hidden_part_of_a_row_is_left_out():
-    update = FrugalUpdate([{0: None, 3: Strip([Segment("abc", STYLES[0])])}], [(0, 0, 6)], [[3, 6]])
-    assert update.render_segments(console()) == "\x1b[1;4Habc"
+def rows(chops) -> list[list[tuple[str, object]]]:
+    """Every cell's letter and style, row by row."""
+    return [
+        [(letter, segment.style) for strip in line.values() for segment in strip for letter in segment.text]
+        for line in chops
+    ]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (130, 40), (30, 8)])
+@pytest.mark.parametrize("place", ["home", "setup", "monitor"])
+async def test_the_picture_is_the_one_that_textual_draws(make_app, runs_root, place, size):
+    run = a_full_run(runs_root).run
+    screens = {"home": HomeScreen, "setup": SetupScreen, "monitor": lambda: MonitorScreen(run)}
+    app = make_app(screens[place])
+    async with app.run_test(size=size) as pilot:
+        for key in ("tab", "down", "f1", "down"):
+            await settled(pilot)
+            for screen in app.screen_stack:
+                compositor, everything = screen._compositor, screen.size.region
+                ours = compositor._render_chops(everything, lambda y: True)
+                theirs = Compositor._render_chops(compositor, everything, lambda y: True)
+                assert rows(ours) == rows(theirs)
+            await pilot.press(key)
+
+
+async def test_moving_the_focus_leaves_the_rest_of_the_screen_alone():
+    class TwoFields(Steady):
+        def compose(self) -> ComposeResult:
+            with Vertical():
+                for name in ("one", "two", "three"):
+                    field = Counting(name, id=name)
+                    field.can_focus = True
+                    yield field
+
+    class OneScreen(App[None]):
+        def get_default_screen(self) -> TwoFields:
+            return TwoFields()
+
+    app = OneScreen()
+    async with app.run_test(size=(20, 10)) as pilot:
+        one, two, three = (app.screen.query_one(f"#{name}", Counting) for name in ("one", "two", "three"))
+        one.focus()
+        await until(pilot, lambda: one.has_focus and three.asked)
+        await settled(pilot)
+        full = app.screen._compositor.render_full_update
+        calls: list[bool] = []
+        app.screen._compositor.render_full_update = lambda **arguments: calls.append(True) or full(**arguments)
+        two.focus()
+        await until(pilot, lambda: two.has_focus)
+        await settled(pilot)
+        assert not calls

@@ -130,6 +130,16 @@ def test_a_range_that_still_serves_is_kept():
     assert make_scale(2.1, 2.2, previous=first) is not first
 
 
+def test_an_axis_that_gives_way_to_a_falling_loss_does_so_now_and_then_only():
+    scale, scales = make_scale(5.9, 6.0), set()
+    for loss in range(590, 200, -1):
+        scale = make_scale(loss / 100, 6.0, previous=scale)
+        assert scale.low <= loss / 100 and scale.high >= 6.0
+        scales.add(scale)
+    assert len(scales) < 16
+    assert scale.fits(2.0, 6.0)
+
+
 def test_equal_values_have_room_around_them():
     scale = make_scale(3.0, 3.0)
     assert scale.low < 3.0 < scale.high
@@ -155,7 +165,7 @@ def test_steps_are_round(rough, step):
 
 
 def test_the_axis_of_iterations_grows_in_jumps_and_ends_with_the_run():
-    assert [grown(n, 600) for n in (10, 11, 90, 130, 550)] == [10, 12, 100, 150, 600]
+    assert [grown(n, 600) for n in (10, 11, 90, 130, 550)] == [10, 20, 100, 200, 600]
     assert grown(700, 600) == 700
 
 
