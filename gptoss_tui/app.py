@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import RenderableType
 from rich.style import Style
-from textual import on
+from textual import events, on
 from textual.app import App, SystemCommand
 from textual.binding import Binding
 from textual.driver import Driver
@@ -28,6 +28,7 @@ from gptoss_tui.bridge import Answer, Failure, Services
 from gptoss_tui.driver import frames_waiting
 from gptoss_tui.glass import Glass
 from gptoss_tui.glyphs import AsciiFilter, Charset, detect_charset
+from gptoss_tui.key_order import KeyOrder
 
 if TYPE_CHECKING:
     from engine.machine import Machine
@@ -72,6 +73,7 @@ class CockpitApp(App[int]):
         """What was detected; None until the probing, which follows the first frame, is done."""
         self.machine_found: Signal[None] = Signal(self, "machine found")
         self._glass = Glass()
+        self._key_order = KeyOrder(self)
         self._palette: dict[str, Style] = {}
         self._palette_theme = ""
         self._dress()
@@ -136,6 +138,11 @@ class CockpitApp(App[int]):
 
     def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
         super()._display(screen, cast("RenderableType | None", self._glass.over(renderable)))
+
+    async def on_event(self, event: events.Event) -> None:
+        if isinstance(event, (events.Key, events.Paste)) and not event.is_forwarded and self._key_order.holds(event):
+            return
+        await super().on_event(event)
 
     def on_resize(self) -> None:
         # It also follows each return to the terminal, which others have written to, and then with the same size.

@@ -109,3 +109,11 @@ def test_the_screen_is_whole_after_an_overlay_came_and_went(monitor):
     monitor.press("\x1b")
     monitor.wait_for(lambda: monitor.shows("loss ─", "6 ┤", "rank 1") and not monitor.shows(told))
     monitor.wait_for(lambda: monitor.screen.display[3:20] == before.split("\n")[3:20])
+
+
+def test_two_presses_of_q_close_the_help_and_leave(monitor):
+    monitor.press("?")
+    monitor.wait_for(lambda: monitor.shows("closed: q only leaves the screen"))
+    monitor.press("qq")
+    monitor.wait_for(lambda: monitor.process.poll() is not None)
+    assert monitor.process.returncode == 0

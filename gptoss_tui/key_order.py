@@ -1,0 +1,90 @@
+"""One key after the other: each is handed out when what the one before set in motion is done.
+
+Textual 8.2 (`App.on_event`) hands a key to whatever has the focus at that moment, also while the key before it is
+still on its way to move the focus or to close a dialog. Typed ahead, or over a slow line, keys arrive together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from textual import events
+from textual.message_pump import MessagePump
+
+if TYPE_CHECKING:
+    from textual.app import App
+    from textual.widget import Widget
+
+LIMIT_S = 2.0
+"""A program that has not come to rest after so long gets the next key all the same."""
+_LOOK_S = 0.002
+
+type Typed = events.Key | events.Paste
+
+
+class KeyOrder:
+    """What was typed and waits for its turn."""
+
+    def __init__(self, app: App[Any]) -> None:
+        self._app = app
+        self._waiting: deque[Typed] = deque()
+        self._let_go: Typed | None = None
+        self._was_text = False
+        self._task: asyncio.Task[None] | None = None
+
+    def holds(self, event: Typed) -> bool:
+        """True when it is not the turn of `event` yet: it will be posted to the app again."""
+        if event is self._let_go:
+            self._let_go = None
+        elif self._task is not None or self._let_go is not None or not self._is_free(app_is_at_work=True):
+            self._waiting.append(event)
+            self._task = self._task or asyncio.create_task(self._let_go_in_turn())
+            return True
+        self._was_text = self._is_text(event)
+        return False
+
+    async def _let_go_in_turn(self) -> None:
+        while self._waiting:
+            end = time.monotonic() + LIMIT_S
+            while self._let_go is not None or (not self._is_free() and time.monotonic() < end):
+                await asyncio.sleep(_LOOK_S)
+            self._let_go = self._waiting.popleft()
+            self._app.post_message(self._let_go)
+        self._task = None
+
+    def _is_free(self, *, app_is_at_work: bool = False) -> bool:
+        return self._was_text or self._is_at_rest(app_is_at_work=app_is_at_work)
+
+    def _is_text(self, event: Typed) -> bool:
+        """True for what a text field takes as text: it moves nothing."""
+        focused = self._app.focused
+        if focused is None:
+            return False
+        return isinstance(event, events.Paste) or focused.check_consume_key(event.key, event.character)
+
+    def _is_at_rest(self, *, app_is_at_work: bool = False) -> bool:
+        """True when no message waits and none is being dealt with, and nothing waits for the screen to be drawn."""
+        screen = self._app.screen
+        if screen._callbacks or self._app._message_queue.qsize():
+            return False
+        pumps: list[MessagePump] = [] if app_is_at_work else [self._app]
+        return all(map(_is_idle, [*pumps, screen, *_descendants(screen)]))
+
+
+def _descendants(widget: Widget) -> Iterator[Widget]:
+    for child in widget._nodes:
+        yield child
+        yield from _descendants(child)
+
+
+def _is_idle(pump: MessagePump) -> bool:
+    if pump._closing or pump._closed:
+        return True
+    queue = pump._message_queue
+    # A loop that deals with a message does not wait for the next one.
+    waits = bool(queue.ready_event._waiters)
+    return queue.empty() and waits and not pump._next_callbacks
