@@ -157,14 +157,23 @@ class Command:
         """What lets the ranks write where they are; empty when they can be signalled directly."""
         return self._side_script(self.stacks, at, "Let every rank write its stacks to rank-K.stacks.")
 
+    def at_once(self, lines: tuple[str, ...], run: Path) -> str:
+        """`lines` as bash that needs no file of the run, which lies in `run`; empty without any."""
+        if not lines:
+            return ""
+        return "\n".join(["set -euo pipefail", f"RUN_DIR={shlex.quote(str(run))}", *self._used(lines), *lines]) + "\n"
+
+    def _used(self, lines: tuple[str, ...]) -> list[str]:
+        used = {name: value for name, value in self.variables.items() if any(f"${name}" in line for line in lines)}
+        return _assignments(used)
+
     def _side_script(self, lines: tuple[str, ...], at: Path, title: str) -> str:
         if not lines:
             return ""
-        used = {name: value for name, value in self.variables.items() if any(f"${name}" in line for line in lines)}
         start = head(title, at, self.run)
         if not any("$RUN_DIR" in line for line in lines):
             start.pop()  # the line that finds the run
-        return "\n".join([*start, *_assignments(used), *lines]) + "\n"
+        return "\n".join([*start, *self._used(lines), *lines]) + "\n"
 
     def expanded(self, values: Mapping[str, str | int] | None = None) -> Words:
         """`argv` with its variables and the keys of the env file filled in."""

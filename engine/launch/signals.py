@@ -46,3 +46,13 @@ if [ "${#targets[@]}" -eq 0 ]; then
 fi
 kill -s "$signal" "${targets[@]}" 2>/dev/null || true
 """
+
+KILL_HERE = (
+    "found=1; for entry in /proc/[0-9]*; do "
+    'if grep -zqsxF -e "GPTOSS_ATTEMPT=$attempt" "$entry"/environ; then '
+    'kill -s KILL "${entry#/proc/}" && found=0; fi; done; exit "$found"'
+)
+"""`signal.sh kill` without a file of the run: for a node whose share is gone. It wants `attempt` to be set.
+
+One line: bash's `%q` has spellings for a line's end that other shells, which sshd may start, do not know.
+"""

@@ -43,12 +43,22 @@ def command(request: StepRequest) -> Command:
             'scancel --state=PENDING "$job" # it has no batch script yet that could be asked',
             'scancel --batch --signal=TERM "$job"',
         ),
-        kill=(f"scancel {job}",),
+        kill=(f'job="$({_job_number(request)})"', "scancel $job"),
         stacks=(f"job={job}", 'scancel --batch --signal=USR2 "$job"') if local.on_node(request).reports else (),
         reports=local.on_node(request).reports,
         log="slurm-*.log",
         ranks=request.ranks,
     )
+
+
+def _job_number(request: StepRequest) -> str:
+    """Bash that prints the job's number: the one that was noted, or what the queue has of this name and directory."""
+    noted = Quoter(request.run)(str(request.attempt / JOB_ID))
+    asked = f'squeue --noheader --user "$(id -u)" --name {shlex.quote(request.name)} --format "%A|%Z"'
+    # The name alone may be another run's; sbatch was given the directory as it was spelled then.
+    places = f'-v place="$RUN_DIR" -v spelled={shlex.quote(str(request.run))}'
+    ours = "$2 == place || $2 == spelled { print $1 }"
+    return f"cat -- {noted} 2>/dev/null || {asked} | awk -F'|' {places} '{ours}'"
 
 
 def node_script(request: StepRequest) -> str:

@@ -17,6 +17,7 @@ from engine.launch.command import Command, Quoter, StepRequest
 # A dead connection is noticed within a minute, and nothing waits for a password.
 OPTIONS = ("-n", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10",
            "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3")  # fmt: skip
+_WAIT = ("found=1", 'for pid in "${pids[@]}"; do if wait "$pid"; then found=0; fi; done', 'exit "$found"')
 PATIENCE_S = 10
 """How long the other nodes may take to report after one has failed."""
 
@@ -45,7 +46,7 @@ def command(request: StepRequest) -> Command:
         makes=(request.attempt,),
         files=files,
         stop=tuple(_on_every(hosts, f"{at}/{signals.NAME}", "stop")),
-        kill=tuple(_on_every(hosts, f"{at}/{signals.NAME}", "kill")),
+        kill=tuple(_kill_on_every(hosts, at)),
         stacks=tuple(_on_every(hosts, f"{at}/{signals.NAME}", "stacks")) if local.on_node(request).reports else (),
         reports=local.on_node(request).reports,
         log=f"node-{len(hosts) - 1}.log",  # the last rank prints them (print_rank_last)
@@ -117,10 +118,19 @@ wait_for_all() {{
 trap 'bash {at}/stop.sh || true' TERM""".splitlines()
 
 
+def _kill_on_every(hosts: tuple[str, ...], at: str) -> list[str]:
+    """End the attempt on every host at once, without reading its directory; true when one found something."""
+    lines = [f"script={shlex.quote(signals.KILL_HERE)}"]
+    lines += ["pids=()", "end() { # HOST"]
+    remote = f"""bash -c $(printf '%q' "attempt=$(printf '%q' {at}); $script")"""
+    lines += [f"""  ssh {" ".join(OPTIONS)} -- "$1" "{remote}" &""", '  pids+=("$!")', "}"]
+    return [*lines, *(f"end {shlex.quote(host)}" for host in hosts), *_WAIT]
+
+
 def _on_every(hosts: tuple[str, ...], script_path: str, action: str) -> list[str]:
     """Run the signal script on every host at once; true when one of them found something."""
     options = " ".join(OPTIONS)
     lines = ["pids=()", "signal() { # HOST SCRIPT"]
     lines += [f"""  ssh {options} -- "$1" "bash $(printf '%q' "$2") {action}" &""", '  pids+=("$!")', "}"]
     lines += [f"signal {shlex.quote(host)} {script_path}" for host in hosts]
-    return [*lines, "found=1", 'for pid in "${pids[@]}"; do if wait "$pid"; then found=0; fi; done', 'exit "$found"']
+    return [*lines, *_WAIT]

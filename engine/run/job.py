@@ -76,6 +76,15 @@ def processes_of(run: Path) -> list[ProcessId]:
     return processes_by_run().get(str(run), [])
 
 
+def supervisor_of(run: Path) -> ProcessId | None:
+    """The supervisor of the run on this machine by its command line, for when the run's record cannot be read."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "engine.run.supervisor" in words and str(run) in words:
+            return ProcessId.of(process.pid)
+    return None
+
+
 def processes_by_run() -> dict[str, list[ProcessId]]:
     """The processes of this machine and user that belong to attempts, by the directory of their run.
 

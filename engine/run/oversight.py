@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from engine.run import watchdog
+from engine.run import rotation, watchdog
 from engine.run.directory import RunDirectory
 from engine.run.health import Health
 from engine.run.reports import Outcome, Verdict, read_reports
@@ -33,6 +33,10 @@ class Oversight:
         self._run, self._attempt, self._health, self._tell = run, attempt, health, tell
         self._hang = HangWatch(run, attempt, settings.launch.hang_s)
         self._records = health.records
+        self._settings = settings
+        # Bridge's worker deletes old checkpoints after each save; Megatron-LM and the tutorial's script keep all.
+        self._rotates = settings.launch.route != "bridge"
+        self._rotated: int | None = None
         self._is_training = attempt.name.endswith("-train")
         self._sees_ranks = settings.launch.launcher == "local"  # else their pids are those of a container or a node
         self._next_look = 0.0
@@ -53,10 +57,18 @@ class Oversight:
         self._next_look = now + 1.0
         if self._sees_ranks and self._has_lost_a_rank(now):
             return Verdict(outcome=Outcome.FAILED)
+        if self._is_training and self._rotates:
+            self._rotate()
         if self._is_training and (short := self._health.space.look(self._health.reached, now)):
             hint = f"free some space, then: gptoss run --resume {self._run.name}"
             return Verdict(outcome=Outcome.FAILED, message=short, hint=hint, is_curable=False)
         return None
+
+    def _rotate(self) -> None:
+        newest = self._run.last_checkpoint()
+        if newest is not None and newest != self._rotated:
+            self._rotated = newest
+            rotation.rotate(self._run, self._settings)
 
     def _has_lost_a_rank(self, now: float) -> bool:
         """True once a rank has been gone without a report for a while."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
-from engine.checkpoints import training
+from engine.checkpoints import torch_dist, training
+from engine.paths import write_atomic
 from engine.run import validation
 from engine.run.directory import RunDirectory
 from engine.settings import Settings
@@ -33,6 +35,41 @@ def rotate(run: RunDirectory, settings: Settings) -> list[int]:
     for iteration in deleted:
         delete(run, iteration)
     return deleted
+
+
+def is_ours_to_settle(settings: Settings) -> bool:
+    """True when no worker does it: Megatron-LM knows nothing of damage. In Slurm an earlier job may be saving yet."""
+    return settings.launch.route == "megatron-lm" and settings.launch.launcher != "slurm"
+
+
+def settle(run: RunDirectory, settings: Settings) -> list[str]:
+    """Make the newest whole checkpoint the one that a resume loads; return a sentence for each newer, damaged one.
+
+    Megatron goes on from the iteration in its tracker file, and ends when what is there is damaged. Raises OSError.
+    """
+    tracker = run.checkpoints / torch_dist.TRACKER
+    sentences = []
+    for iteration in training.iterations(run.checkpoints):
+        checkpoint = training.directory(run.checkpoints, iteration)
+        wrong = training.defect(checkpoint, training.needed(settings.launch.route))
+        if wrong is None:
+            if not tracker.exists() or tracker.read_text(encoding="ascii", errors="replace").strip() != str(iteration):
+                write_atomic(tracker, str(iteration))
+            return sentences
+        sentences.append(f"the checkpoint of iteration {iteration} {_put_aside(checkpoint, wrong)}")
+    tracker.unlink(missing_ok=True)
+    return sentences
+
+
+def _put_aside(checkpoint: Path, wrong: str) -> str:
+    """Put a damaged checkpoint aside, or delete one whose save was cut short: nothing can be read of it."""
+    if not (checkpoint / torch_dist.METADATA).exists():
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        return "was never finished; it is deleted"
+    aside = checkpoint.with_name(training.ASIDE + checkpoint.name)
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoint.rename(aside)
+    return f"is damaged ({wrong}); it is now {aside.name}"
 
 
 def delete(run: RunDirectory, iteration: int) -> None:

@@ -22,7 +22,7 @@ from engine.processes import ProcessId
 from engine.run import changes, commands, directory, reports, side_scripts
 from engine.run.changes import Resumption
 from engine.run.directory import RunDirectory
-from engine.run.job import processes_of
+from engine.run.job import processes_of, supervisor_of
 from engine.run.state import State, Status, StepState
 from engine.settings import Settings
 
@@ -131,8 +131,16 @@ def stop(run: RunDirectory) -> None:
 
 
 def kill(run: RunDirectory) -> None:
-    """End every process of the run now. Raises RunError when nothing runs."""
-    state = run.read_state()
+    """End every process of the run now; its record need not be readable. Raises RunError when nothing runs."""
+    try:
+        state = run.read_state()
+    except RunError:
+        supervisor = supervisor_of(run.path)
+        if supervisor is not None:
+            _signal(supervisor, signal.SIGQUIT)
+        elif not sum(process.send(signal.SIGKILL) for process in processes_of(run.path)):
+            raise
+        return
     if state.observed().status is Status.LOST and end_remains(run, state):
         return
     _signal(_live_supervisor(run), signal.SIGQUIT)

@@ -20,17 +20,17 @@ from types import FrameType
 from engine import env_file, settings_file
 from engine.errors import EngineError, RunError
 from engine.launch import local
-from engine.launch.command import Command
 from engine.paths import write_atomic
 from engine.plan.plan import PlannedStep
 from engine.processes import ProcessId
-from engine.run import commands, reports, side_scripts
+from engine.run import commands, reports, rotation, side_scripts
 from engine.run.directory import RunDirectory, end_half_line, hold, note_holder
 from engine.run.foreign_log import ForeignLog
 from engine.run.health import Health, explain
 from engine.run.job import Job, adopt_orphans, end_descendants, signal_all
 from engine.run.oversight import Oversight, stop_before
 from engine.run.reports import Outcome, Verdict
+from engine.run.side_scripts import SideScripts
 from engine.run.state import Status
 
 POLL_S = 0.1
@@ -55,6 +55,8 @@ class Supervisor:
         self._stop_wanted = False
         self._kill_wanted = False
         self.health = Health(run, self.settings, _log)
+        self._scripts: SideScripts | None = None
+        """Those of the attempt that may still have processes somewhere."""
         self._last_write = 0.0
         self._stop_before = stop_before(self.settings.launch.grace_s, time.time())
 
@@ -137,8 +139,15 @@ class Supervisor:
         try:
             return self._attempt(step)
         except OSError as error:
-            end_descendants()
+            self.end_processes()
             return Verdict(outcome=Outcome.FAILED, message=_unwritable(error), hint="check the disk and its free space")
+
+    def end_processes(self) -> None:
+        """End every process of the attempt, here and elsewhere; reads nothing of the run."""
+        if self._scripts:
+            self._scripts.kill()
+            self._scripts = None
+        end_descendants()
 
     def _attempt(self, step: PlannedStep) -> Verdict:
         if self._stop_wanted:
@@ -158,17 +167,21 @@ class Supervisor:
             step.name, status=Status.RUNNING, attempt=number, started=time.time(), ended=None, message=""
         )
         self._update(step=step.name, attempt=number)
-        job = self._start(command, attempt)
+        if step.name == "train" and rotation.is_ours_to_settle(self.settings):
+            for sentence in rotation.settle(self.run, self.settings):
+                self._event("warning", sentence, step=step.name)
+        scripts = self._scripts = SideScripts(command, attempt)
+        job = Job(scripts.write(), attempt / "launcher.log")
         self._update(job=job.id)
         self._event("step-started", f"{step.name} started (attempt {number})", step=step.name, attempt=number)
         log = None if command.reports else ForeignLog(self.run, attempt, command.log, step.name)
-        return_code, ended = self._watch(job, attempt, log)
+        return_code, ended = self._watch(job, scripts, attempt, log)
         verdict = reports.judge(attempt, command.ranks, return_code, has_reports=command.reports)
         if log:
             verdict = self._judge_foreign(verdict, log)
-        if verdict.outcome is not Outcome.FINISHED:
-            side_scripts.kill(attempt)
-        end_descendants()
+        if verdict.outcome is Outcome.FINISHED:
+            self._scripts = None
+        self.end_processes()
         self._look()
         verdict = self._qualify(explain(attempt, verdict, self.settings, self.plan), attempt, ended)
         self._record(step, attempt, verdict)
@@ -188,9 +201,6 @@ class Supervisor:
             return Verdict(outcome=Outcome.FAILED, message="a signal from outside gptoss stopped it; it saved first")
         return verdict
 
-    def _start(self, command: Command, attempt: Path) -> Job:
-        return Job(side_scripts.write(command, attempt), attempt / "launcher.log")
-
     def _judge_foreign(self, verdict: Verdict, log: ForeignLog) -> Verdict:
         """What is known of a program that reports nothing: it may well return 0 after a stop."""
         if self._stop_wanted:
@@ -204,7 +214,9 @@ class Supervisor:
         except OSError as error:
             _log(f"the log's metrics were not written: {error}")
 
-    def _watch(self, job: Job, attempt: Path, log: ForeignLog | None) -> tuple[int, Verdict | None]:
+    def _watch(
+        self, job: Job, scripts: SideScripts, attempt: Path, log: ForeignLog | None
+    ) -> tuple[int, Verdict | None]:
         """Wait for the job, passing on stop and kill; return its code, and the verdict if we had to end it."""
         asked = False
         deadline = 0.0
@@ -215,17 +227,24 @@ class Supervisor:
             self._mind_the_time()
             if self._stop_wanted and not asked:
                 asked, deadline = True, time.monotonic() + self.settings.launch.grace_s
-                self._ask_to_stop(job, attempt)
+                self._ask_to_stop(job, scripts, attempt)
             if not asked and not ended:
-                ended = oversight.look()
+                ended = self._oversee(oversight)
             if self._kill_wanted or ended or (asked and time.monotonic() > deadline):
                 self._event("killing", "ending every process of the run now")
-                side_scripts.kill(attempt)
+                scripts.kill()
                 end_descendants()
             if log:
                 self._copy(log)
             self._heartbeat()
         return code, ended
+
+    def _oversee(self, oversight: Oversight) -> Verdict | None:
+        try:
+            return oversight.look()
+        except OSError as error:  # a share that cannot be read for a moment says nothing of the ranks
+            _log(f"the attempt could not be looked at: {error}")
+            return None
 
     def _mind_the_time(self) -> None:
         """Stop in time when the Slurm allocation around this supervisor ends."""
@@ -236,18 +255,27 @@ class Supervisor:
     def _await_directory(self) -> None:
         """Wait for a run directory that is gone: a share may come back. Raises RunError when it does not."""
         end = time.monotonic() + DIRECTORY_WAIT_S
-        while not self.run.state.exists() and not self._stop_wanted:
+        while not self._is_there() and not self._stop_wanted:
             if time.monotonic() > end:
                 raise RunError(f"{self.run.path} is gone", "mount its disk again, then resume")
             time.sleep(POLL_S)
 
-    def _ask_to_stop(self, job: Job, attempt: Path) -> None:
+    def _is_there(self) -> bool:
+        try:
+            return self.run.state.exists()
+        except OSError:
+            return False
+
+    def _ask_to_stop(self, job: Job, scripts: SideScripts, attempt: Path) -> None:
         """Signal the ranks themselves: torchrun would give them only 30 s after its own signal."""
         self._update(status=Status.STOPPING, message="saving a checkpoint before stopping")
         self._event("stopping", f"stopping; a checkpoint is saved first (at most {self.settings.launch.grace_s} s)")
-        if side_scripts.ask_to_stop(attempt):
+        if scripts.ask_to_stop():
             return
-        ranks = [r.process for r in reports.read_reports(attempt) if r.outcome is Outcome.RUNNING]
+        try:
+            ranks = [r.process for r in reports.read_reports(attempt) if r.outcome is Outcome.RUNNING]
+        except OSError:
+            ranks = []  # the launcher passes it on
         if not signal_all(ranks, signal.SIGTERM):
             job.signal_launcher(signal.SIGTERM)
         signal_all(ranks, signal.SIGCONT)  # one that somebody froze could not obey
@@ -382,7 +410,7 @@ def _supervise(run: RunDirectory, ready: int, lock: int | None) -> int:
         supervisor.give_up(error)
         raise
     finally:
-        end_descendants()
+        supervisor.end_processes()
         supervisor.health.close()
         os.close(lock)
 

@@ -146,7 +146,7 @@ def _is_no_exit(record: logging.LogRecord) -> bool:
 def _resume_point(report: Report) -> int | None:
     """The iteration of the newest whole checkpoint; damaged newer ones are put aside first."""
     if report.rank == 0:
-        iteration, put_aside = checkpoints.repair(report.run)
+        iteration, put_aside = checkpoints.repair(report.run, report.settings)
         for sentence in put_aside:
             report.event("warning", sentence)
         return iteration

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from engine.checkpoints import training
-from engine.run import space
+from engine.run import rotation, space
 from engine.run.directory import RunDirectory
-from engine.run.oversight import stop_before
+from engine.run.oversight import Oversight, stop_before
 from engine.run.space import GIB, SpaceGuard
 from engine.run.watchdog import HangWatch
 from engine.settings import Settings
@@ -221,3 +221,39 @@ def test_a_disk_that_does_not_answer_is_no_full_disk(run, monkeypatch):
 )
 def test_when_to_save_before_the_allocation_ends(environ, when):
     assert stop_before(300, 1000.0, environ) == when
+
+
+MEGATRON = {**SAVES, "launch.route": "megatron-lm", "launch.megatron_lm": "/src", "output.export": False}
+
+
+def test_what_bridge_does_not_train_is_rotated_too(run, monkeypatch):
+    settings = Settings().with_values(MEGATRON)
+    taken = _checkpoints(run, 10, 20, 30, 40)
+    Disk(monkeypatch, 10_000, taken)
+    health = SimpleNamespace(records=0, reached=None, space=SimpleNamespace(look=lambda *_: None))
+    oversight = Oversight(run, run.attempt(1, "train"), settings, health, lambda *_: None)
+    _saved(run, 40)
+    assert oversight.look() is None
+    assert _there(run) == [40, 30]
+    bridge = Settings().with_values(SAVES)
+    assert not Oversight(run, run.attempt(1, "train"), bridge, health, lambda *_: None)._rotates
+
+
+def test_a_checkpoint_of_megatron_lm_lacks_nothing_without_the_files_of_bridge():
+    assert set(training.needed("bridge")) - set(training.needed("megatron-lm")) == {"train_state.pt", "run_config.yaml"}
+
+
+def test_megatron_lm_goes_on_from_the_newest_whole_checkpoint(run, monkeypatch):
+    settings = Settings().with_values(MEGATRON)
+    for iteration in (10, 20, 30):
+        training.directory(run.checkpoints, iteration).mkdir(parents=True)
+    _saved(run, 20)
+    _saved(run, 10)
+    monkeypatch.setattr(training, "defect", lambda path, needed: None if path.name == "iter_0000010" else "it is cut")
+    assert rotation.settle(run, settings) == [
+        "the checkpoint of iteration 30 was never finished; it is deleted",
+        "the checkpoint of iteration 20 is damaged (it is cut); it is now damaged-iter_0000020",
+    ]
+    assert run.last_checkpoint() == 10
+    assert rotation.is_ours_to_settle(settings)
+    assert not rotation.is_ours_to_settle(settings.with_values({"launch.launcher": "slurm"}))

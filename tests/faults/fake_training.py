@@ -31,7 +31,7 @@ from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from engine.checkpoints import training
+from engine.checkpoints import torch_dist, training
 from engine.workers import checkpoints, files
 from engine.workers.report import Report, Stopped, run_worker
 
@@ -115,7 +115,7 @@ def train(report: Report) -> Mapping[str, Any]:
     """Iterations that depend on all before them, on all ranks together."""
     resumed = None
     if report.rank == 0:
-        resumed, sentences = checkpoints.repair(report.run)
+        resumed, sentences = checkpoints.repair(report.run, report.settings)
         for sentence in sentences:
             report.event("warning", sentence)
     exchange = Exchange(report)
@@ -189,7 +189,7 @@ def _complete(report: Report, directory: Path, iteration: int) -> None:
     (directory / "metadata.json").write_text('{"sharded_backend": "torch_dist"}')
     (directory / "train_state.pt").write_text(str(iteration))
     shutil.copyfile(directory / "train_state.pt", CHECKPOINTS / checkpoints.TRAIN_STATE)
-    (CHECKPOINTS / checkpoints.TRACKER).write_text(str(iteration))
+    (CHECKPOINTS / torch_dist.TRACKER).write_text(str(iteration))
     (directory / "run_config.yaml").write_text("scheduler:\n  lr_decay_iters: 1\n")
     report.event("checkpoint", f"checkpoint of iteration {iteration} saved", iteration=iteration)
     if keep := report.settings.output.keep_checkpoints:

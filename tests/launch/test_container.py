@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from engine.errors import SettingsError
 from engine.launch import container
 from engine.launch_settings import LaunchSettings
+from engine.processes import ProcessId
 from engine.run import start
 from engine.run.state import Status
 from tests.launch.support import FAKES, is_training, request_of, until
@@ -150,6 +152,43 @@ def test_kill_removes_the_container(make_run, docker):
     start.kill(run)
     assert start.wait(run, 60).status is Status.STOPPED
     assert "rm" in _calls(docker)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_run_whose_share_is_gone_ends_its_container(number, make_run, docker):
+    run = make_run(["ignore-sigterm"], **CONTAINER, **{"launch.grace_s": 1})
+    start.launch(run)
+    report = run.attempt(1, "train") / "rank-0.json"
+    until(report.exists)
+    rank = ProcessId.from_json(json.loads(report.read_text())["process"])
+    supervisor = run.read_state().supervisor
+    away = run.path.with_name("away")
+    run.path.rename(away)
+    supervisor.send(number)
+    until(lambda: not rank.is_alive())
+    until(lambda: not supervisor.is_alive())
+    assert "rm" in _calls(docker)
+
+
+def test_kill_does_not_need_the_record_of_the_run(make_run, docker, monkeypatch):
+    run = make_run(["ignore-sigterm"], **CONTAINER)
+    start.launch(run)
+    report = run.attempt(1, "train") / "rank-0.json"
+    until(report.exists)
+    rank = ProcessId.from_json(json.loads(report.read_text())["process"])
+    real = Path.read_text
+
+    def read_text(path: Path, *arguments: object, **named: object) -> str:
+        if path == run.state:
+            raise OSError(116, "Stale file handle")
+        return real(path, *arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", read_text)
+        assert start.find("mine").path == run.path
+        start.kill(run)
+    until(lambda: not rank.is_alive())
+    assert start.wait(run, 60).status is Status.STOPPED
 
 
 def test_a_token_reaches_the_container_and_no_file_and_no_argv(make_run, docker, monkeypatch):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+
 import pytest
 
 from engine.errors import NotFoundError, SettingsError
@@ -150,3 +154,33 @@ def test_ranks_that_never_started_are_told_why(tmp_path, name, text, words):
     assert verdict.is_curable is not any(
         word in verdict.message for word in ("was not found", "mounted", "GPUs", "here")
     )
+
+
+FAKE_SSH = """\
+#!/bin/bash
+# As sshd does: joins the words and gives them to a shell.
+while [ "$1" != -- ]; do shift; done
+shift 2
+exec sh -c "$*"
+"""
+
+
+def test_nodes_are_cleared_without_reading_the_share(tmp_path, monkeypatch):
+    (tmp_path / "ssh").write_text(FAKE_SSH)
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    gone = tmp_path / "a run's share"
+    request = request_of(run=gone, hosts=("n1", "n2"), nodes=2, values={"launch.launcher": "ssh"})
+    command = launchers.command(request)
+    rank = subprocess.Popen(["sleep", "600"], env={"GPTOSS_ATTEMPT": str(request.attempt)})
+    other = subprocess.Popen(["sleep", "600"], env={"GPTOSS_ATTEMPT": f"{request.attempt}-other"})
+    try:
+        script = command.at_once(command.kill, gone)
+        assert subprocess.run(["bash", "-c", script], timeout=60).returncode == 0
+        assert rank.wait(60) == -signal.SIGKILL
+        assert other.poll() is None
+        assert subprocess.run(["bash", "-c", script], timeout=60).returncode == 1
+    finally:
+        for process in (rank, other):
+            process.kill()
+            process.wait()

@@ -99,14 +99,14 @@ def test_a_path_with_everything_in_it_passes_shellcheck(tmp_path):
 )
 def test_what_the_supervisor_writes_passes_shellcheck(values, tmp_path):
     need("shellcheck")
-    from engine.run import side_scripts
+    from engine.run.side_scripts import SideScripts
 
     settings = presets.find("rehearsal").settings.with_values(values)
     plan = make_plan(settings, _machine(settings))
     run = RunDirectory(tmp_path / "a run")
     for request in commands.all_requests(run, settings, plan):
         request.attempt.mkdir(parents=True)
-        side_scripts.write(launchers.command(request), request.attempt)
+        SideScripts(launchers.command(request), request.attempt).write()
     done = subprocess.run(["shellcheck", *map(str, _scripts(run.path))], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
