@@ -72,10 +72,12 @@ def curve(run: RunRecord, metric: str, by: str) -> list[tuple[float, float]]:
     training = run.settings.training
     points: list[tuple[float, float]] = []
     elapsed, last_t = 0.0, None
-    for record in iterations_of(run.records):
+    records = iterations_of(run.records)
+    seconds = seconds_at_work(records, training.log_interval)
+    is_timed = any(seconds)
+    for record, passed in zip(records, seconds, strict=True):
         # Seconds at work: a stopped run's nights do not count, nor does a clock that was set.
-        passed = number(record, "iteration_s")
-        if passed is None and last_t is not None:
+        if passed is None and last_t is not None and not is_timed:
             passed = max(0.0, record["t"] - last_t)
         elapsed, last_t = elapsed + (passed or 0.0), record["t"]
         value = number(record, metric)
@@ -88,6 +90,21 @@ def curve(run: RunRecord, metric: str, by: str) -> list[tuple[float, float]]:
         else:
             points.append((elapsed if by == "time" else float(record["iteration"]), value))
     return points
+
+
+def seconds_at_work(records: Iterable[Record], log_interval: int) -> list[float | None]:
+    """How long training took for each record: it stands for all iterations since the last one, at their mean pace."""
+    found: list[float | None] = []
+    last: int | None = None
+    for record in records:
+        pace = number(record, "iteration_s")
+        if pace is None:
+            found.append(None)
+            continue
+        iteration = record["iteration"]
+        found.append(pace * (min(log_interval, iteration) if last is None else iteration - last))
+        last = iteration
+    return found
 
 
 def compare(runs: Sequence[RunRecord], metric: str, by: str, rows: int = 20) -> list[list[float | None]]:
@@ -148,7 +165,7 @@ def summarise(run: RunRecord) -> dict[str, Any]:
         "iteration_s": pace[len(pace) // 2] if pace else None,
         "tokens_per_s": speed[len(speed) // 2] if speed else None,
         "memory_gib": max((record["memory_gib"] for record in records if number(record, "memory_gib")), default=None),
-        "training_s": sum(pace),
+        "training_s": sum(filter(None, seconds_at_work(records, run.settings.training.log_interval))),
         "checkpoints": sum(record.get("kind") == "checkpoint" for record in run.records),
         "restarts": sum(record.get("kind") == "restart" for record in run.records),
         "alerts": len(alerts),

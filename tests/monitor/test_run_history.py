@@ -66,6 +66,17 @@ def test_time_counts_work_and_not_the_night_between():
     assert resumed == pytest.approx(straight, rel=0.05)
 
 
+@pytest.mark.parametrize("interval", [1, 10])
+def test_a_record_stands_for_all_iterations_since_the_last_one(interval):
+    records = [{"t": float(i), "iteration": i, "loss": 1.0, "iteration_s": 2.0} for i in range(interval, 101, interval)]
+    # An evaluation between two records and a last iteration that is logged out of turn.
+    records.insert(5, {"t": 55.5, "iteration": records[4]["iteration"], "validation_loss": 1.0})
+    records.append({"t": 101.0, "iteration": 103, "loss": 1.0, "iteration_s": 2.0})
+    run = run_of(records, **{"training.log_interval": interval})
+    assert history.summarise(run)["training_s"] == pytest.approx(206.0)
+    assert history.curve(run, "loss", "time")[-1][0] == pytest.approx(206.0)
+
+
 def test_two_runs_side_by_side():
     long, short = run_of(healthy(400)), run_of(healthy(200), "second")
     rows = history.compare([long, short], "loss", "iteration", rows=5)
