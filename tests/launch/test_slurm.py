@@ -188,6 +188,7 @@ RANK = "import time; time.sleep(600)"
 def test_a_signal_that_comes_while_the_step_starts_reaches_its_ranks(tmp_path):
     request = request_of(values=SLURM, run=tmp_path, runtime="")
     request.attempt.mkdir(parents=True)
+    (tmp_path / "settings.toml").touch()
     script = request.attempt / slurm.JOB_SCRIPT
     script.write_text(slurm.job_script([request], script))
     (request.attempt / signals.NAME).write_text(signals.SCRIPT)
