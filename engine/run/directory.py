@@ -148,6 +148,11 @@ def create(root: Path, name: str) -> RunDirectory:
         raise RunError(
             f"{path} cannot be made: {error.strerror}", "choose another place with --set output.directory=DIR"
         ) from error
+    if not _is_run(path):
+        raise RunError(
+            f"{path} is there already and is no run: somebody's, or a start that was cut short",
+            "give another name, or remove what is left of a start with: gptoss runs --repair",
+        )
     raise RunError(
         f"the run {name!r} exists already: {path}",
         f"give another name, or continue it: gptoss run --resume {name}",

@@ -7,8 +7,10 @@ result, a checkpoint, or a job that waits in a queue.
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
+import time
 from collections.abc import Container, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,8 @@ from engine.run.directory import RunDirectory
 from engine.run.job import processes_by_run
 from engine.run.state import State, Status
 
+MAKING_S = 60.0
+"""A directory of a run without a plan that is younger may be in the making."""
 _HALF_WRITTEN = re.compile(r"\..+\.[a-z0-9_]{8}")
 """What `write_atomic` calls a file until it is whole."""
 
@@ -49,7 +53,7 @@ def repair(run: RunDirectory, *, has_processes: bool = True) -> list[str]:
         away = _is_elsewhere(run, state)
         if away:
             return [*told, away]
-        if has_processes or state.status.is_live:
+        if has_processes or _is_lost(state):
             told += _settle(run, state)
         told += _remove_leftovers(run)
         return told
@@ -64,13 +68,25 @@ def _repair_entry(entry: Path, at_work: Container[str]) -> list[str]:
         return []
     run = RunDirectory(entry.resolve())
     if not run.state.exists() and not run.plan.exists():
-        return []
+        return _remove_carcass(run)
     try:
         return repair(run, has_processes=str(run.path) in at_work)
     except RunError as error:
         return [f"left as it is: {error.message} ({error.hint})"]
     except OSError as error:
         return [f"left as it is: {error.strerror or error} ({error.filename or entry})"]
+
+
+def _remove_carcass(run: RunDirectory) -> list[str]:
+    """Remove what a killed `gptoss run` had made before there was a plan; its name is then free again."""
+    made = {run.attempts.name, run.settings.name}
+    entries = list(run.path.iterdir())
+    is_ours = run.attempts.is_dir() and all(e.name in made or _HALF_WRITTEN.fullmatch(e.name) for e in entries)
+    is_old = time.time() - run.path.stat().st_mtime > MAKING_S
+    if not is_ours or not is_old or any(run.attempts.iterdir()):
+        return []
+    shutil.rmtree(run.path)
+    return ["its making was cut short before there was a plan; it is removed"]
 
 
 def _readable(run: RunDirectory) -> tuple[State, list[str]]:
@@ -88,26 +104,31 @@ def _readable(run: RunDirectory) -> tuple[State, list[str]]:
 
 def _is_elsewhere(run: RunDirectory, state: State) -> str:
     """Why the run is none of this machine's business, or nothing."""
-    if not state.status.is_live:
+    if not state.status.is_live and state.status is not Status.PENDING:
         return ""
     _, last = run.newest_attempt()
     if last and side_scripts.is_queued(last):
         return f"Slurm carries it out; follow it with: gptoss run --resume {run.name}"
-    if state.observed().status.is_live:
-        return f"it runs on {state.host}"
+    if state.host != platform.node() and not _is_lost(state):
+        return f"it runs on {state.host}" if state.status.is_live else f"{state.host} is about to start it"
     return ""
+
+
+def _is_lost(state: State) -> bool:
+    return state.observed().status is Status.LOST
 
 
 def _settle(run: RunDirectory, state: State) -> list[str]:
     """End what is left of a run that nobody supervises, and say in its state that it stopped."""
     ended = start.end_remains(run, state)
     told = [f"{ended} of its processes still ran and were ended"] if ended else []
-    if not state.status.is_live:
+    if not _is_lost(state):
         return told
     message = f"its supervisor was lost during {state.step or 'the start'}; go on with: gptoss run --resume {run.name}"
     if state.step:
         state = state.with_step(state.step, status=Status.STOPPED, message="its supervisor was lost")
-    state = replace(state, status=Status.STOPPED, ended=state.heartbeat, job=None, supervisor=None, message=message)
+    state = replace(state, status=Status.STOPPED, ended=state.heartbeat, job=None, supervisor=None, starter=None,
+                    message=message)  # fmt: skip
     write_atomic(run.state, state.to_json())
     run.append_event("repaired", message)
     return [*told, f"it was marked as running and is not: {message}"]

@@ -48,7 +48,7 @@ def settle(run: RunDirectory, settings: Settings) -> list[str]:
     Megatron goes on from the iteration in its tracker file, and ends when what is there is damaged. Raises OSError.
     """
     tracker = run.checkpoints / torch_dist.TRACKER
-    sentences = []
+    sentences: list[str] = []
     for iteration in training.iterations(run.checkpoints):
         checkpoint = training.directory(run.checkpoints, iteration)
         wrong = training.defect(checkpoint, training.needed(settings.launch.route))

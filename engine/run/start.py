@@ -37,6 +37,8 @@ def create(settings: Settings, plan: Plan, name: str = "") -> RunDirectory:
     secrets.refuse(settings_file.dumps(settings), "the run's settings.toml")
     environment = environment_text(settings)
     root = Path(settings.output.directory) if settings.output.directory else paths.runs_root()
+    if name:
+        _refuse_listed(root, name)
     run = directory.create(root, name) if name else _create_unnamed(root, settings.model.name)
     try:
         _fill(run, settings, plan, environment)
@@ -277,7 +279,18 @@ def _list_in_runs_root(run: RunDirectory) -> None:
     try:
         link.symlink_to(run.path)
     except FileExistsError:
-        raise RunError(f"another run is called {run.name!r}", "give this one another name") from None
+        raise _is_listed(run.name) from None
+
+
+def _refuse_listed(root: Path, name: str) -> None:
+    """Raise RunError for a name in the list of runs, before anything is made elsewhere."""
+    listed = paths.runs_root() / name
+    if root.resolve() != listed.parent.resolve() and listed.exists():
+        raise _is_listed(name)
+
+
+def _is_listed(name: str) -> RunError:
+    return RunError(f"another run is called {name!r}", "give this one another name")
 
 
 def find(reference: str) -> RunDirectory:

@@ -6,24 +6,28 @@ SIGTERM stops gracefully (Megatron saves first), SIGQUIT ends everything at once
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import platform
 import signal
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from engine import env_file, settings_file
 from engine.errors import EngineError, RunError
 from engine.launch import local
+from engine.monitor.alert import Alert
 from engine.paths import write_atomic
 from engine.plan.plan import PlannedStep
 from engine.processes import ProcessId
 from engine.run import commands, reports, rotation, side_scripts
+from engine.run.detached import HELD, answer, detach, note, unwritable, why_not
 from engine.run.directory import RunDirectory, end_half_line, hold, note_holder
 from engine.run.foreign_log import ForeignLog
 from engine.run.health import Health, explain
@@ -40,8 +44,6 @@ DIRECTORY_WAIT_S = 600.0
 RESERVE_BYTES = 65_536
 """Kept free for the last words of a run that a full disk ends."""
 HOLDER = "its supervisor"
-HELD = "held"
-"""What a starter is told when the run is held; anything else is the reason why it is not."""
 
 
 class Supervisor:
@@ -54,11 +56,15 @@ class Supervisor:
         self.state = run.read_state()
         self._stop_wanted = False
         self._kill_wanted = False
-        self.health = Health(run, self.settings, _log)
+        self.health = Health(run, self.settings, note)
         self._scripts: SideScripts | None = None
         """Those of the attempt that may still have processes somewhere."""
         self._last_write = 0.0
-        self._stop_before = stop_before(self.settings.launch.grace_s, time.time())
+        now = time.time()
+        end = stop_before(self.settings.launch.grace_s, now)
+        # On the clock that nobody sets.
+        self._stop_before = None if end is None else time.monotonic() + end - now
+        self._last_trouble = ""
 
     def take_over(self) -> None:
         """Listen to signals, adopt what the steps leave, and say so in the state. Raises OSError."""
@@ -99,7 +105,7 @@ class Supervisor:
         if isinstance(error, EngineError):
             message = f"{error.message} ({error.hint})"
         elif isinstance(error, OSError):
-            message = f"{_unwritable(error)}; when it can, continue with: gptoss run --resume {self.run.name}"
+            message = f"{unwritable(error)}; when it can, continue with: gptoss run --resume {self.run.name}"
         else:
             message = f"unexpected {type(error).__name__}: {error} (see supervisor.log)"
         self._update(status=Status.FAILED, ended=time.time(), message=message, job=None)
@@ -122,6 +128,8 @@ class Supervisor:
             if restart == allowed:
                 return verdict
             wait_s = min(self.settings.launch.restart_wait_s * 2**restart, MAX_RESTART_WAIT_S)
+            if self._scripts:
+                wait_s = 0.0  # it goes on in the queue, and is to be followed
             restart += 1
             last = self.run.last_checkpoint()
             self._event(
@@ -140,7 +148,7 @@ class Supervisor:
             return self._attempt(step)
         except OSError as error:
             self.end_processes()
-            return Verdict(outcome=Outcome.FAILED, message=_unwritable(error), hint="check the disk and its free space")
+            return Verdict(outcome=Outcome.FAILED, message=unwritable(error), hint="check the disk and its free space")
 
     def end_processes(self) -> None:
         """End every process of the attempt, here and elsewhere; reads nothing of the run."""
@@ -179,11 +187,17 @@ class Supervisor:
         verdict = reports.judge(attempt, command.ranks, return_code, has_reports=command.reports)
         if log:
             verdict = self._judge_foreign(verdict, log)
+        # A job in the queue outlives the process that follows it: the next attempt goes on following.
+        is_followed = return_code < 0 and not ended and not self._stop_wanted and side_scripts.is_queued(attempt)
         if verdict.outcome is Outcome.FINISHED:
             self._scripts = None
-        self.end_processes()
+        if is_followed:
+            end_descendants()
+        else:
+            self.end_processes()
         self._look()
-        verdict = self._qualify(explain(attempt, verdict, self.settings, self.plan), attempt, ended)
+        explained = self._guarded(partial(explain, attempt, verdict, self.settings, self.plan), verdict)
+        verdict = self._qualify(explained, attempt, ended)
         self._record(step, attempt, verdict)
         return verdict
 
@@ -212,7 +226,7 @@ class Supervisor:
         try:
             log.copy()
         except OSError as error:
-            _log(f"the log's metrics were not written: {error}")
+            note(f"the log's metrics were not written: {error}")
 
     def _watch(
         self, job: Job, scripts: SideScripts, attempt: Path, log: ForeignLog | None
@@ -229,7 +243,7 @@ class Supervisor:
                 asked, deadline = True, time.monotonic() + self.settings.launch.grace_s
                 self._ask_to_stop(job, scripts, attempt)
             if not asked and not ended:
-                ended = self._oversee(oversight)
+                ended = self._guarded(oversight.look, None)
             if self._kill_wanted or ended or (asked and time.monotonic() > deadline):
                 self._event("killing", "ending every process of the run now")
                 scripts.kill()
@@ -239,16 +253,20 @@ class Supervisor:
             self._heartbeat()
         return code, ended
 
-    def _oversee(self, oversight: Oversight) -> Verdict | None:
+    def _guarded[T](self, look: Callable[[], T], otherwise: T) -> T:
+        """What `look` finds. What only watches must not end a training: neither by a mistake nor by a lost share."""
         try:
-            return oversight.look()
-        except OSError as error:  # a share that cannot be read for a moment says nothing of the ranks
-            _log(f"the attempt could not be looked at: {error}")
-            return None
+            return look()
+        except Exception as error:
+            trouble = f"{type(error).__name__}: {error}"
+            if trouble != self._last_trouble:
+                self._last_trouble = trouble
+                note(f"watching failed: {trouble}\n{traceback.format_exc()}")
+            return otherwise
 
     def _mind_the_time(self) -> None:
         """Stop in time when the Slurm allocation around this supervisor ends."""
-        if self._stop_before is not None and time.time() >= self._stop_before and not self._stop_wanted:
+        if self._stop_before is not None and time.monotonic() >= self._stop_before and not self._stop_wanted:
             self._event("time-limit", "the Slurm allocation is about to end")
             self._stop_wanted = True
 
@@ -326,7 +344,8 @@ class Supervisor:
     def _look(self) -> None:
         """Take in what the run wrote since the last look, raise alerts, and write the state."""
         is_training = self.state.step == "train" and self.state.job is not None
-        for alert in self.health.look(is_training=is_training):
+        nothing: list[Alert] = []
+        for alert in self._guarded(partial(self.health.look, is_training=is_training), nothing):
             facts = alert.to_json()
             for taken in ("kind", "message", "t"):
                 del facts[taken]
@@ -342,7 +361,7 @@ class Supervisor:
         except OSError as error:
             # A full disk must not end the training that it may yet let finish; the next
             # heartbeat tries again.
-            _log(f"state.json was not written: {error}")
+            note(f"state.json was not written: {error}")
 
     def _write_state(self) -> None:
         try:
@@ -355,35 +374,17 @@ class Supervisor:
             write_atomic(self.run.state, self.state.to_json())
 
     def _event(self, kind: str, message: str, **facts: object) -> None:
-        _log(message)
+        note(message)
         try:
             self.run.append_event(kind, message, **facts)
         except OSError as error:
-            _log(f"the event was not written: {error}")
+            note(f"the event was not written: {error}")
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         self._stop_wanted = True
 
     def _on_kill(self, number: int, frame: FrameType | None) -> None:
         self._stop_wanted = self._kill_wanted = True
-
-
-def _log(text: str) -> None:
-    with contextlib.suppress(OSError):  # a full disk must not end the run that it may yet let finish
-        print(time.strftime("%Y-%m-%d %H:%M:%S"), text, flush=True)
-
-
-def _unwritable(error: OSError) -> str:
-    where = f" ({error.filename})" if error.filename else ""
-    return f"the run's directory cannot be written: {error.strerror}{where}"
-
-
-def _detach(ready: int) -> None:
-    """Leave the starter's session and files; `ready` stays open until the run is held."""
-    os.setsid()
-    os.chdir("/")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
 
 
 def _supervise(run: RunDirectory, ready: int, lock: int | None) -> int:
@@ -397,11 +398,11 @@ def _supervise(run: RunDirectory, ready: int, lock: int | None) -> int:
         log = os.open(run.supervisor_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         supervisor.take_over()
     except (EngineError, OSError) as error:
-        os.write(ready, _reason(error).encode())
+        answer(ready, why_not(error))
         return 1
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os.write(ready, HELD.encode())
+    answer(ready, HELD)
     os.close(ready)
     try:
         return 0 if supervisor.carry_out() is Status.FINISHED else 1
@@ -413,12 +414,6 @@ def _supervise(run: RunDirectory, ready: int, lock: int | None) -> int:
         supervisor.end_processes()
         supervisor.health.close()
         os.close(lock)
-
-
-def _reason(error: EngineError | OSError) -> str:
-    if isinstance(error, EngineError):
-        return f"{error.message}\n{error.hint}"
-    return f"{_unwritable(error)}\ncheck its permissions and the free space"
 
 
 def main(arguments: list[str]) -> int:
@@ -437,7 +432,7 @@ def main(arguments: list[str]) -> int:
             print(reason or "the supervisor ended before it held the run\nsee supervisor.log", file=sys.stderr)
         return 0 if reason == HELD else 1
     os.close(reader)
-    _detach(writer)
+    detach()
     return _supervise(run, writer, lock)
 
 

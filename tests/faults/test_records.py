@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from engine.checkpoints import training
 from engine.errors import EngineError, LaunchError, RunError
+from engine.paths import write_atomic
+from engine.processes import ProcessId
 from engine.run import repair, start
 from engine.run.directory import RunDirectory, end_half_line, read_records
 from engine.run.health import Health
+from engine.run.oversight import Oversight
 from engine.run.state import Status
+from engine.run.supervisor import Supervisor
 from engine.settings import Settings
 from tests.faults import harness
 from tests.faults.conftest import MakeRun
@@ -171,6 +177,43 @@ def test_repair_passes_over_what_is_no_run(make_run: MakeRun, tmp_path: Path) ->
     (tmp_path / "runs" / "a file").write_text("mine")
     assert repair.repair_all(tmp_path / "runs") == {}
     assert repair.repair_all(tmp_path / "nowhere") == {}
+
+
+def test_repair_frees_the_name_of_a_run_that_was_hardly_made(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run()
+    root = tmp_path / "runs"
+    for name in ("young", "old", "mine"):
+        (root / name / "attempts").mkdir(parents=True)
+    (root / "old" / "settings.toml").touch()
+    (root / "mine" / "notes.txt").touch()
+    for name in ("old", "mine"):
+        os.utime(root / name, (1e9, 1e9))
+    with pytest.raises(RunError, match="is there already and is no run"):
+        make_run("old")
+    assert list(repair.repair_all(root)) == ["old"]
+    assert sorted(path.name for path in root.iterdir()) == ["mine", "run", "young"]
+    make_run("old")
+
+
+def test_repair_settles_a_run_whose_starter_died(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run()
+    gone = ProcessId(pid=1, start_ticks=1, boot_id="another boot")
+    write_atomic(run.state, replace(run.read_state(), starter=gone).to_json())
+    assert "its supervisor was lost during the start" in repair.repair_all(tmp_path / "runs")["run"][0]
+    assert run.read_state().status is Status.STOPPED
+    assert repair.repair_all(tmp_path / "runs") == {}
+
+
+def test_a_mistake_in_what_watches_ends_no_training(
+    make_run: MakeRun, calm: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run("run", ("train",))
+    supervisor = Supervisor(run)
+    monkeypatch.setattr(supervisor.health, "look", lambda **_: 1 / 0)
+    monkeypatch.setattr(Oversight, "look", lambda _: 1 / 0)
+    assert supervisor.carry_out() is Status.FINISHED
+    supervisor._update(supervisor=None)  # it is this very process
+    assert harness.losses(run) == harness.losses(calm)
 
 
 def test_resuming_a_run_without_a_plan_says_so(make_run: MakeRun) -> None:
