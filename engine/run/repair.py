@@ -107,7 +107,7 @@ def _is_elsewhere(run: RunDirectory, state: State) -> str:
     if not state.status.is_live and state.status is not Status.PENDING:
         return ""
     _, last = run.newest_attempt()
-    if last and side_scripts.is_queued(last):
+    if last and side_scripts.may_be_queued(last):
         return f"Slurm carries it out; follow it with: gptoss run --resume {run.name}"
     if state.host != platform.node() and not _is_lost(state):
         return f"it runs on {state.host}" if state.status.is_live else f"{state.host} is about to start it"

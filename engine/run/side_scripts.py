@@ -16,7 +16,7 @@ from pathlib import Path
 
 from engine.launch import signals
 from engine.launch.command import Command
-from engine.launch.slurm import JOB_ID
+from engine.launch.slurm import JOB_ID, JOB_SCRIPT
 from engine.paths import write_atomic
 
 COMMAND, STOP, KILL, STACKS = "command.sh", "stop.sh", "kill.sh", "stacks.sh"
@@ -73,6 +73,11 @@ def save_stacks(attempt: Path) -> bool:
 def is_queued(attempt: Path) -> bool:
     """True when Slurm carries the attempt out: then nobody here needs to keep it alive."""
     return _is_there(attempt / JOB_ID)
+
+
+def may_be_queued(attempt: Path) -> bool:
+    """True when Slurm may carry the attempt out, also where whoever submitted it could not note that any more."""
+    return is_queued(attempt) or _is_there(attempt / JOB_SCRIPT)
 
 
 def _is_there(path: Path) -> bool:

@@ -211,7 +211,7 @@ def end_remains(run: RunDirectory, state: State, *, keep_queued: bool = False) -
     With `keep_queued` a Slurm job is spared: the next attempt follows it.
     """
     _, last = run.newest_attempt()
-    if keep_queued and last and side_scripts.is_queued(last):
+    if keep_queued and last and side_scripts.may_be_queued(last):
         return 0
     left = [*([state.job] if state.job else []), *processes_of(run.path)]
     reported = [report for attempt in run.attempts.glob("[0-9]*-*") for report in reports.read_reports(attempt)

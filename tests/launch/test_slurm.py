@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,10 @@ import pytest
 
 from engine.errors import SettingsError
 from engine.launch import signals, slurm, slurm_answers
-from tests.launch.support import LIMIT_S, request_of, until
+from engine.run import start
+from engine.run.job import processes_of
+from engine.run.state import Status
+from tests.launch.support import LIMIT_S, messages, request_of, until
 
 SLURM = {"launch.launcher": "slurm"}
 
@@ -212,3 +216,74 @@ def test_a_signal_that_comes_while_the_step_starts_reaches_its_ranks(tmp_path):
         subprocess.run(["bash", str(request.attempt / signals.NAME), "kill"], capture_output=True)
         job.kill()
         job.wait()
+
+
+FAKE_SLURM = """\
+#!/bin/bash
+# One job, number 7: in the queue until `over` is there. What was asked is in `asked`.
+cd "$FAKE_SLURM" || exit 1
+echo "${0##*/} $*" >>asked
+case "${0##*/}" in
+  sbatch) touch job; echo 7 ;;
+  squeue) if [ -e job ] && [ ! -e over ]; then
+      case "$*" in
+        *--name*) echo "7|$(cat run)" ;;
+        *) echo "RUNNING|None|2026-01-01T00:00:00|n1" ;;
+      esac
+    fi ;;
+  scontrol) if [ -e over ]; then echo "JobId=7 JobState=COMPLETED Reason=None ExitCode=0:0 NodeList=n1"; fi ;;
+esac
+"""
+
+
+@pytest.fixture
+def fake_slurm(tmp_path, monkeypatch):
+    """A Slurm with one job on PATH; its directory."""
+    directory = tmp_path / "fake-slurm"
+    directory.mkdir()
+    for name in ("sbatch", "squeue", "scontrol", "scancel", "sacct"):
+        (directory / name).write_text(FAKE_SLURM)
+        (directory / name).chmod(0o755)
+    monkeypatch.setenv("FAKE_SLURM", str(directory))
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+    return directory
+
+
+def _asked(fake_slurm, program: str) -> int:
+    return sum(line.startswith(f"{program} ") for line in (fake_slurm / "asked").read_text().splitlines())
+
+
+def _end_job(run, fake_slurm) -> None:
+    """Let the job's rank report its end, and then the job be over."""
+    report = {"rank": 0, "outcome": "finished", "process": None, "result": {}}
+    (run.attempt(1, "train") / "rank-0.json").write_text(json.dumps(report))
+    (fake_slurm / "over").touch()
+
+
+def test_a_job_outlives_the_process_that_follows_it(make_run, fake_slurm):
+    run = make_run([], **SLURM)
+    start.launch(run)
+    until(lambda: any("is running on n1" in message for message in messages(run, "queue")))
+    follower = run.read_state().job
+    follower.send(signal.SIGKILL)
+    until(lambda: messages(run, "note") == ["going on with Slurm job 7, which is still there"])
+    assert _asked(fake_slurm, "sbatch") == 1 and _asked(fake_slurm, "scancel") == 0
+    _end_job(run, fake_slurm)
+    assert start.wait(run, LIMIT_S).status is Status.FINISHED
+
+
+def test_a_job_that_was_submitted_and_never_noted_is_found(make_run, fake_slurm):
+    run = make_run([], **SLURM)
+    (fake_slurm / "run").write_text(str(run.path))
+    start.launch(run)
+    until(lambda: any("is running on n1" in message for message in messages(run, "queue")))
+    (run.attempt(1, "train") / "slurm.job").unlink()
+    supervisor = run.read_state().supervisor
+    supervisor.send(signal.SIGKILL)
+    until(lambda: not supervisor.is_alive())
+    until(lambda: not processes_of(run.path))
+    start.resume(run)
+    until(lambda: messages(run, "note") == ["going on with Slurm job 7, which is still there"])
+    assert _asked(fake_slurm, "sbatch") == 1 and _asked(fake_slurm, "scancel") == 0
+    _end_job(run, fake_slurm)
+    assert start.wait(run, LIMIT_S).status is Status.FINISHED
