@@ -6,7 +6,7 @@ Judges a resume as a whole and writes nothing; `start.resume` carries it out, a 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from engine import presets, settings_file
@@ -97,7 +97,8 @@ def judge(
     steps = _steps(state, old, new, changed)
     if not steps:
         raise RunError(f"{run.name} has finished", "prolong it with: --set training.iterations=N")
-    plan, has_new_plan = _plan(run, state, new, changed, machine)
+    # Also for what is so already: a resume that was cut short may have kept the settings and not the plan.
+    plan, has_new_plan = _plan(run, state, new, {*changed, *wanted}, machine)
     if changed:
         _refuse((*schedule.check(new.training), *_launch_findings(new, plan, changed)), force=force)
     told = [f"{key}: {_shown(before)} becomes {_shown(after)}" for key, (before, after) in changed.items()]
@@ -120,10 +121,10 @@ def _steps(state: State, old: Settings, new: Settings, changed: Mapping[str, obj
 
 
 def _plan(
-    run: RunDirectory, state: State, new: Settings, changed: Mapping[str, object], machine: Machine | None
+    run: RunDirectory, state: State, new: Settings, keys: Collection[str], machine: Machine | None
 ) -> tuple[Plan, bool]:
     known = run.read_plan()
-    if not any(key.startswith(_PLANNED) for key in changed):
+    if not any(key.startswith(_PLANNED) for key in keys):
         return known, False
     plan = make_plan(new, machine or detect())
     names = {step.name for step in state.steps}

@@ -110,10 +110,10 @@ def _write_resumption(run: RunDirectory, state: State, resumption: Resumption) -
     starter = ProcessId.of(os.getpid())
     ready = replace(resumption.state(state), starter=starter, host=platform.node(), heartbeat=time.time())
     write_atomic(run.state, ready.to_json())
-    if resumption.has_new_plan:
-        write_atomic(run.plan, resumption.plan.to_json())
     if resumption.changed:
         settings_file.save(resumption.settings, run.settings)
+    if resumption.has_new_plan:
+        write_atomic(run.plan, resumption.plan.to_json())
     if environment:
         write_atomic(run.environment, environment)
     commands.place_source(run, resumption.settings)

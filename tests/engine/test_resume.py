@@ -131,6 +131,36 @@ def test_a_dry_run_of_a_resume_only_tells(make_run, trained, launched, capsys):
     assert _files(run) == before and launched == []
 
 
+@pytest.mark.parametrize("at", range(1, 6))
+def test_a_resume_that_is_killed_anywhere_can_be_repeated(at, make_run, trained, launched, monkeypatch):
+    run = make_run()
+    values = {"training.iterations": 200, "training.minimum_learning_rate": 1e-6, "machine.cpu_ranks": 1}
+    done = 0
+
+    def killed_before(real):
+        def call(*arguments, **named):
+            nonlocal done
+            done += 1
+            if done == at:
+                raise KeyboardInterrupt  # as good as a SIGKILL here: nothing cleans up after it
+            return real(*arguments, **named)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for where, name in ((start, "write_atomic"), (start.settings_file, "save"), (start.commands, "place_source"),
+                            (start, "launch")):  # fmt: skip
+            patch.setattr(where, name, killed_before(getattr(where, name)))
+        with pytest.raises(KeyboardInterrupt):
+            start.resume(run, values)
+    assert launched == []
+    start.resume(run, values)
+    assert launched == ["run"]
+    assert settings_file.load(run.settings).training.iterations == 200
+    assert run.read_plan().layout.dp == 1 and run.read_plan().ranks_per_node == 1
+    assert run.read_state().find_step("train").status is Status.PENDING
+
+
 # The schedule.
 
 
