@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from engine.errors import SettingsError
-from engine.options import suggest
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,7 +35,7 @@ class Parser(argparse.ArgumentParser):
         word = words[0].partition("=")[0]
         known = [name for action in self._actions for name in action.option_strings]
         what = "has no option" if word.startswith("-") else "takes no further word"
-        near = suggest(word, known) if word.startswith("-") else ""
+        near = _suggest(word, known) if word.startswith("-") else ""
         raise SettingsError(f"{self.prog} {what} {_short(word)}", near or self._where())
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -44,16 +43,22 @@ class Parser(argparse.ArgumentParser):
             return
         choices = [str(choice) for choice in action.choices if choice]
         if isinstance(action, argparse._SubParsersAction):
-            near = suggest(str(value), choices) or f"there are: {', '.join(choices)}"
+            near = _suggest(str(value), choices) or f"there are: {', '.join(choices)}"
             raise SettingsError(f"there is no {str(action.metavar).lower()} {_short(str(value))}", near)
         name = action.option_strings[0] if action.option_strings else action.dest
         raise SettingsError(
             f"{name} {_short(str(value))} is not allowed; it takes {', '.join(choices)}",
-            suggest(str(value), choices) or self._where(),
+            _suggest(str(value), choices) or self._where(),
         )
 
     def _where(self) -> str:
         return f"see: {self.prog} --help"
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    from engine.options import suggest  # only for who mistyped: `--help` has no time for it
+
+    return suggest(word, known)
 
 
 def _short(word: str) -> str:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass
-
-from engine.number_text import read_number
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Number:
-    """A `type=` for argparse. Raises ArgumentTypeError naming value, limits and an example."""
+    """A `type=` for argparse: numbers from `low` to `high`, of a unit that may be written behind them.
 
-    low: float = 0
-    high: float
-    is_whole: bool = True
-    excludes_low: bool = False
-    """True when the lowest value is itself too low."""
-    unit: str = ""
+    No dataclass, and the reading is imported when it is needed: `gptoss --help` has no time for either.
+    """
+
+    def __init__(
+        self, *, high: float, low: float = 0, is_whole: bool = True, excludes_low: bool = False, unit: str = ""
+    ) -> None:
+        self.low, self.high = low, high
+        self.is_whole = is_whole
+        self.excludes_low = excludes_low
+        self.unit = unit
 
     def __call__(self, text: str) -> int | float:
+        """Raises ArgumentTypeError naming the value and the limits."""
+        from engine.number_text import read_number
+
         number = read_number(text, self.unit)
         if number is None:
             raise self._refusal(text, "no number")
