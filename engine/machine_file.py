@@ -101,8 +101,10 @@ def load(path: Path) -> Machine:
         return loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise NotFoundError(f"there is no file {path}", "write one with: gptoss doctor --save-machine FILE") from None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise SettingsError(f"{path} cannot be read: {problem}", "give a readable machine file") from problem
+    except OSError as problem:
+        raise SettingsError(f"{path} cannot be read: {problem.strerror}", "give a readable machine file") from problem
+    except UnicodeDecodeError as problem:
+        raise SettingsError(f"{path} cannot be read: {problem}", "give a machine file in UTF-8") from problem
     except SettingsError as problem:
         raise SettingsError(f"{path}: {problem.message}", problem.hint) from problem
 
@@ -111,7 +113,7 @@ def loads(text: str) -> Machine:
     """The machine that `text` describes. Raises SettingsError naming every bad value."""
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as problem:
+    except (ValueError, RecursionError) as problem:  # of TOML, and of numbers that are too long for Python
         raise SettingsError(f"this is not TOML: {problem}", "compare it with docs/machine.md") from problem
     return to_machine(describe(tables))
 

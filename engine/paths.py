@@ -32,7 +32,11 @@ def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
 
     Raises OSError, and then leaves the old file as it was.
     """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:200]}.")
+    except OSError as error:
+        # People know the file by its own name.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)

@@ -28,7 +28,7 @@ def read_tables(path: Path) -> dict[str, Any]:
         raise NotFoundError(f"there is no file {path}", "list presets with: gptoss presets") from None
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}", "give a readable TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, and of numbers that are too long for Python
         raise SettingsError(f"{path} is not TOML: {error}", "compare it with: gptoss presets show rehearsal") from error
     version = tables.pop("version", VERSION)
     if not isinstance(version, int) or version > VERSION:

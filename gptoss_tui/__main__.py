@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,24 +20,15 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command line and return its exit code (docs/cli.md)."""
+    # A terminal or a file of another encoding gets a ? for what it cannot hold, and not half of the text.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
-        options = parser.build().parse_args(arguments)
-        options.show_screen = _screen_opener(options)
-        if options.show_screen and options.screen in ("home", "setup"):
-            return _open_named(options)
-        if options.screen == "serve":
-            from gptoss_tui.serve import carry_out
-
-            return carry_out(options)
-        if options.screen == "setup" and _can_ask(options):
-            from gptoss_tui.prompts import ask_and_act
-
-            return ask_and_act(options)
-        if not options.carry_out:
-            parser.build().print_help()
-            return ExitCode.BAD_INPUT
-        module, _, function = options.carry_out.partition(":")
-        return int(getattr(importlib.import_module(f"engine.cli.{module}"), function)(options))
+        code = _carry_out(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a full disk or a closed pipe is told here, not when Python ends
+        return code
     except EngineError as error:
         from engine.cli.output import print_error
 
@@ -44,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        return _reader_is_gone()
+        return _drop_output(ExitCode.DONE)
+    except OSError as error:
+        return _told_by_the_system(error)
     except Exception as error:
         from engine.cli.output import print_error
         from engine.defects import keep_trace
@@ -53,10 +48,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.STEP_FAILED
 
 
-def _reader_is_gone() -> int:
-    # Keep Python from flushing into the closed pipe at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return ExitCode.DONE
+def _carry_out(arguments: Sequence[str] | None) -> int:
+    options = parser.build().parse_args(arguments)
+    options.show_screen = _screen_opener(options)
+    if options.show_screen and options.screen in ("home", "setup"):
+        return _open_named(options)
+    if options.screen == "serve":
+        from gptoss_tui.serve import carry_out
+
+        return carry_out(options)
+    if options.screen == "setup" and _can_ask(options):
+        from gptoss_tui.prompts import ask_and_act
+
+        return ask_and_act(options)
+    if not options.carry_out:
+        parser.build().print_help()
+        return ExitCode.BAD_INPUT
+    module, _, function = options.carry_out.partition(":")
+    return int(getattr(importlib.import_module(f"engine.cli.{module}"), function)(options))
+
+
+def _drop_output(code: ExitCode) -> ExitCode:
+    # Keep Python from flushing into the closed pipe or the full disk at exit.
+    with contextlib.suppress(OSError):  # there may be none
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _told_by_the_system(error: OSError) -> ExitCode:
+    """A place that is full, gone, of another kind or of too long a name: no defect, and no reason for a trace."""
+    from engine.cli.output import print_error
+
+    place = error.filename2 or error.filename
+    if not place:
+        print_error(error.strerror or str(error), "check that there is room where the output goes")
+        return _drop_output(ExitCode.STEP_FAILED)
+    name = str(place)
+    shown = name if len(name) <= 120 else name[:120] + "…"
+    print_error(f"{shown}: {error.strerror or error}", "give another place, or check that it exists and may be used")
+    return ExitCode.BAD_INPUT
 
 
 def _screen_opener(options: Any) -> Callable[..., int] | None:

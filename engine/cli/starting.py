@@ -15,7 +15,7 @@ from engine.machine import Machine
 from engine.plan.plan import Plan
 from engine.plan.planner import make_plan
 from engine.run import changes, commands, start
-from engine.run.directory import RunDirectory
+from engine.run.directory import RunDirectory, check_name
 from engine.settings import Settings, parse_assignments
 from engine.settings_file import dumps
 
@@ -162,6 +162,8 @@ def follow_to_end(made: RunDirectory, *, as_json: bool) -> int:
 
 
 def _dry_run(arguments: argparse.Namespace, settings: Settings, machine: Machine) -> int:
+    if arguments.name:
+        check_name(arguments.name)
     plan = make_plan(settings, machine)
     findings = check(settings, plan, machine)
     example = RunDirectory(Path(settings.output.directory or ".") / (arguments.name or "RUN"))

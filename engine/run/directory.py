@@ -188,8 +188,8 @@ def _is_run(entry: Path) -> bool:
     """True for a directory with the record of a run, also one whose share does not answer."""
     try:
         return any((entry / name).exists() for name in ("state.json", "plan.json"))
-    except OSError:
-        return True
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG
 
 
 def _resolved(entry: Path) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.cli.facts import settings_page
+from gptoss_tui.__main__ import main
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -70,6 +71,54 @@ def test_an_error_names_the_next_step_and_has_its_exit_code(gptoss, arguments, c
     assert message in done.stderr
     assert hint in done.stderr
     assert "Traceback" not in done.stderr
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", LONG], 2, "File name too long"),
+        (["attach", LONG], 4, "there is no run"),
+        (["checkpoint", "inspect", LONG], 2, "File name too long"),
+        (["doctor", "--save-machine", "/nowhere/m.toml"], 2, "/nowhere/m.toml: No such file or directory"),
+        (["doctor", "--save-machine", "a directory"], 2, "a directory: Is a directory"),
+        (["presets", "save", "mine"], 2, ".config"),
+        (["--machine", "a directory", "plan"], 2, "a directory cannot be read: Is a directory"),
+        (["run", "long.toml"], 2, "long.toml is not TOML"),
+        (["run", "deep.toml"], 2, "deep.toml is not TOML"),
+        (["--machine", "long.toml", "plan"], 2, "long.toml: this is not TOML"),
+        (["run", "rehearsal", "--name", "a b", "--dry-run"], 2, "'a b' cannot name a run"),
+    ],
+)
+def test_what_the_system_refuses_is_told_without_a_trace(arguments, code, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a directory").mkdir()
+    (tmp_path / "long.toml").write_text("[training]\niterations = " + "9" * 5000)
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 100_000)
+    monkeypatch.setenv("HOME", "/proc/self")
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GPTOSS_RUNS", str(tmp_path / "runs"))
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    told = capsys.readouterr().err
+    assert message in told and "defect" not in told and "unexpected" not in told
+
+
+def test_output_that_cannot_be_written_or_encoded(gptoss):
+    """A full disk is an error, a reader that leaves is none, and another encoding costs single letters."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "gptoss_tui", "presets", "list"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr and "Exception ignored" not in done.stderr
+    done = gptoss("doctor", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert "core" in done.stdout and "unexpected" not in done.stderr
+    line = f"{sys.executable} -m gptoss_tui settings list --json | head -1; echo ${{PIPESTATUS[0]}}"
+    piped = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT)
+    assert piped.stdout.split() == ["[", "0"] and piped.stderr == ""
 
 
 def test_without_a_terminal_and_a_verb_it_explains_itself(gptoss):
