@@ -17,8 +17,16 @@ def settings(arguments: argparse.Namespace) -> int:
     """List every setting, or explain one."""
     if arguments.action == "explain":
         return _explain(arguments)
+    if arguments.key:
+        raise SettingsError(
+            f"settings {arguments.action} takes no key, and {arguments.key!r} was given",
+            f"one setting alone: gptoss settings explain {arguments.key}",
+        )
     if arguments.action == "page":
-        print(settings_page(), end="")
+        if arguments.json:
+            output.print_json({"page": settings_page()})
+        else:
+            print(settings_page(), end="")
         return ExitCode.DONE
     if arguments.json:
         output.print_json([_option_facts(option) for option in OPTIONS.values()])

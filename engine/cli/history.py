@@ -114,4 +114,5 @@ def _need_metric(runs: Sequence[RunRecord], metric: str) -> None:
     """Raise SettingsError when no run has a number of that name."""
     if not any(number(record, metric) is not None for run in runs for record in run.records):
         known = sorted({name for run in runs for record in run.records for name in record if "kind" not in record})
-        raise SettingsError(f"no run has the metric {metric!r}", "there are: " + ", ".join(known))
+        hint = f"there are: {', '.join(known)}" if known else "nothing was measured yet: look at it with gptoss attach"
+        raise SettingsError(f"no run has the metric {metric!r}", hint)

@@ -116,7 +116,7 @@ def _refuse_unheard(typed: dict[str, Value], settings: Settings, arguments: argp
                 f"{key} counts only in a manual layout, and layout.mode is auto",
                 f"add --set layout.mode=manual or write --layout {key.partition('.')[2]}={typed[key]}",
             )
-    if typed.get("machine.device") == "cpu":
+    if settings.machine.device == "cpu" and (not arguments.gpu or "machine.device" in typed):
         raise SettingsError(
             "gptoss plan judges GPUs, and machine.device is cpu", "see a rehearsal with: gptoss run PRESET --dry-run"
         )

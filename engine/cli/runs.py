@@ -86,14 +86,25 @@ def logs(arguments: argparse.Namespace) -> int:
     tail = Tail(path)
     try:
         while True:
+            # Asked before the log is read, so that nothing of its end is missed.
+            goes_on = arguments.follow and run.read_state().observed().status.is_live
             for line in tail.read():
-                print(output.clean(line.decode("utf-8", "replace").rstrip("\n")))
-            if not arguments.follow or not run.read_state().observed().status.is_live:
+                print(_log_line(line))
+            if tail.is_behind:
+                continue
+            if not goes_on:
+                if tail.unfinished:
+                    print(_log_line(tail.unfinished))
                 return ExitCode.DONE
             sys.stdout.flush()
             time.sleep(0.2)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
+
+
+def _log_line(line: bytes) -> str:
+    """A line as a terminal would leave it: of a progress bar that was drawn over and over, the last state."""
+    return output.clean(line.decode("utf-8", "replace").rstrip("\r").rpartition("\r")[2])
 
 
 def _facts(run: RunDirectory) -> dict[str, Any]:

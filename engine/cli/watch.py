@@ -101,7 +101,7 @@ class _Watching:
         """Say what it came to. Raises SettingsError when nothing was recognised."""
         # A run's own state says whether it failed; a log only that it ended well.
         diagnosis = None if self._has_ended and self._run is None else self._diagnose(source)
-        if not (self._records or self._alerts or diagnosis):
+        if not (self._records or self._alerts or diagnosis or self._run):
             raise SettingsError(
                 f"{' '.join(self._places)} shows no iteration that is known",
                 "it reads logs of Megatron-LM, Megatron-Bridge and NeMo, TensorBoard event files and runs",
@@ -173,6 +173,8 @@ class _Watching:
 
     def _say_end(self) -> None:
         if self._json or not (self._first and self._last):
+            if self._run is not None and not self._records:
+                output.say(f"{self._run.name} has recorded no iteration yet")
             return
         print(f"iterations  {self._first['iteration']} to {self._last['iteration']}")
         print(f"loss        {self._first['loss']:.4f} -> {self._last['loss']:.4f}")

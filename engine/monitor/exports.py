@@ -22,10 +22,12 @@ def write(path: Path, data: str | bytes) -> None:
 
 
 def write_metrics(run: RunRecord, path: Path) -> None:
-    """One row an iteration: Parquet for that ending, else CSV. Raises SettingsError."""
-    if path.suffix.lower() != ".parquet":
+    """One row an iteration, as Parquet or CSV by the ending. Raises SettingsError for another one."""
+    if path.suffix.lower() == ".csv":
         write(path, to_csv(run))
         return
+    if path.suffix.lower() != ".parquet":
+        raise SettingsError(f"{path} names no kind of table", "let it end in .csv or .parquet")
     pyarrow = _optional("pyarrow", path, "a .csv file needs nothing")
     parquet = _optional("pyarrow.parquet", path, "a .csv file needs nothing")
     names, rows = metric_columns(run)

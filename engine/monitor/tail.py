@@ -90,6 +90,11 @@ class Tail:
         """True when more could be read at once at the last call."""
         return self._file.is_behind
 
+    @property
+    def unfinished(self) -> bytes:
+        """What came behind the last line end: a line that is still written, or that never will be ended."""
+        return self._half
+
     def read(self) -> list[bytes]:
         """The lines completed since the last call, without their line ends; at most about 1 MiB of them.
 

@@ -157,6 +157,12 @@ def test_settings_are_listed_and_explained(gptoss):
     assert "optimizer.lr" in gptoss("settings", "explain", "training.learning_rate").stdout
 
 
+def test_settings_takes_a_key_only_to_explain_it(gptoss):
+    done = gptoss("settings", "list", "training.seed")
+    assert done.returncode == 2 and "gptoss settings explain training.seed" in done.stderr
+    assert json.loads(gptoss("settings", "page", "--json").stdout)["page"].startswith("# Settings")
+
+
 def test_the_settings_page_is_up_to_date():
     assert (ROOT / "docs" / "settings.md").read_text() == settings_page()
 

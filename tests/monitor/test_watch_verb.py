@@ -317,3 +317,31 @@ def test_a_failure_that_nobody_knows_is_told_in_its_own_words(make_run, capsys):
     assert main(["diagnose", "night"]) == 0
     told = capsys.readouterr().out
     assert told.startswith("rank 1: Odd: so it is\n") and "not in the catalogue" in told
+
+
+def test_a_log_is_printed_whole(make_run, capsys):
+    """Beyond one read, with a last line that was never ended, and progress bars as a terminal leaves them."""
+    run = make_run("night")
+    text = "".join(f"line {number:06}\n" for number in range(150_000)) + "0 %\r50 %\r100 %\n10 of 10\r\nkilled here"
+    (run.attempt(1, "train") / "rank-0.log").write_text(text)
+    for options in ([], ["--follow"]):
+        assert main(["logs", "night", *options]) == 0
+        told = capsys.readouterr().out.splitlines()
+        assert len(told) == 150_003
+        assert told[-4:] == ["line 149999", "100 %", "10 of 10", "killed here"]
+
+
+def test_a_run_without_an_iteration_is_no_mistake(make_run, capsys):
+    run = make_run("night")
+    run.metrics.write_text("")
+    assert main(["watch", "night", "--no-follow"]) == 0
+    assert "night has recorded no iteration yet" in capsys.readouterr().err
+    assert main(["compare", "night"]) == 2
+    assert "nothing was measured yet" in capsys.readouterr().err
+
+
+def test_a_table_of_an_unknown_kind_is_refused(make_run, capsys, tmp_path):
+    make_run("night")
+    assert main(["report", "night", "--metrics", str(tmp_path / "x.json")]) == 2
+    assert "let it end in .csv or .parquet" in capsys.readouterr().err
+    assert not (tmp_path / "x.json").exists()
