@@ -17,7 +17,6 @@ from gptoss_tui.preset_rows import preset_item
 from gptoss_tui.run_rows import run_item
 from gptoss_tui.screens.base import CockpitScreen
 from gptoss_tui.screens.launching import Launching, Offer
-from gptoss_tui.widgets.canvas import Row
 from gptoss_tui.widgets.choices import Choices
 from gptoss_tui.widgets.note import Note
 from gptoss_tui.widgets.rule import Rule
@@ -51,6 +50,8 @@ class HomeScreen(Launching, CockpitScreen):
         super().__init__()
         self._presets: dict[str, Preset] = {}
         self._overviews: dict[str, Overview] = {}
+        self._live = 0
+        """Runs at work."""
 
     def compose_body(self) -> Iterable[Widget]:
         with Vertical(id="home"):
@@ -133,9 +134,7 @@ class HomeScreen(Launching, CockpitScreen):
             return
         now = self.cockpit.clock()
         choices.show([run_item(one, width - 2, now) for one in self._overviews.values()])
-        live = sum(one.state.status.is_live for one in self._overviews.values())
-        right: Row = ((f"{live} at work", "accent"),) if live else ()
-        self.query_one("#runs-title", Rule).show(right=right)
+        self._live = sum(one.state.status.is_live for one in self._overviews.values())
         self.set_class(not self._overviews, "-no-runs")
         self._describe()
 
@@ -155,6 +154,16 @@ class HomeScreen(Launching, CockpitScreen):
             about.show(one.run.name, one.state.message or str(one.run.path))
         elif preset := self._presets.get(presets.highlighted or ""):
             about.show(preset.title, preset.summary)
+        # How much is seen is known after the layout.
+        self.call_after_refresh(self._tell_hidden)
+
+    def _tell_hidden(self) -> None:
+        """Say in the titles how much of the lists does not fit."""
+        for name, count in (("presets", 0), ("runs", self._live)):
+            hidden = self.query_one(f"#{name}", Choices).hidden
+            spans = [(hidden, "muted")] if hidden else []
+            spans += [(f"{'  ' if hidden else ''}{count} at work", "accent")] if count else []
+            self.query_one(f"#{name}-title", Rule).show(right=tuple(spans))
 
     @on(Choices.Chosen, "#presets")
     def open_preset(self, event: Choices.Chosen) -> None:

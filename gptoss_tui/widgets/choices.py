@@ -64,6 +64,14 @@ class Choices(Canvas, can_focus=True):
     def items(self) -> Sequence[Item]:
         return self._items
 
+    @property
+    def hidden(self) -> str:
+        """How many lines do not fit, with arrows to where they are; nothing when all are seen."""
+        height = self.content_size.height
+        above, below = self._top, max(0, len(self._items) - self._top - height) if height else 0
+        parts = ([f"↑ {above} more"] if above else []) + ([f"↓ {below} more"] if below else [])
+        return "  ".join(parts)
+
     def show(self, items: Sequence[Item], highlighted: str | None = None) -> None:
         """Show `items`; the line highlighted before stays so unless another is named."""
         wanted = highlighted or self.highlighted

@@ -95,6 +95,19 @@ def test_the_log_of_a_training_is_its_last_rank(runs_root):
     assert titles == ["train · rank 10", "train · rank 1", "train · rank 0", "train · launcher", "supervisor"]
 
 
+def test_logs_of_earlier_attempts_come_last(runs_root):
+    fake = FakeRun(runs_root)
+    fake.log("x\n", 0)
+    for name in ("01-prepare", "02-convert"):
+        (fake.run.attempts / name).mkdir()
+        (fake.run.attempts / name / "rank-0.log").write_text("x\n")
+    titles = [title for title, _ in feed.log_files(fake.run, fake.state)]
+    assert titles == [
+        "train · rank 0", "train · launcher", "supervisor", "convert · rank 0 · attempt 02",
+        "convert · launcher · attempt 02", "prepare · rank 0 · attempt 01", "prepare · launcher · attempt 01",
+    ]  # fmt: skip
+
+
 def test_the_rank_that_failed_first_comes_first(runs_root):
     fake = FakeRun(runs_root)
     for rank in (0, 1, 2):

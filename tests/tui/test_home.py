@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from engine.errors import LaunchError
 from engine.findings import error, warning
 from engine.run.state import Status
@@ -11,7 +13,7 @@ from gptoss_tui.screens.monitor import MonitorScreen
 from gptoss_tui.screens.runs import RunsScreen
 from gptoss_tui.screens.setup import SetupScreen
 from gptoss_tui.widgets.choices import Choices
-from tests.tui.doubles import FakeRun, a_full_run, until
+from tests.tui.doubles import FakeRun, FakeServices, a_full_run, until
 
 
 async def ready(pilot, app) -> None:
@@ -155,3 +157,16 @@ async def test_the_doctor_tells_what_it_found(make_app):
         await pilot.press("d")
         await until(pilot, lambda: "no NVIDIA GPU" in app.screen.query_one("#findings").text)
         assert "A processor" in app.screen.query_one("#machine").text
+
+
+async def test_a_list_that_does_not_fit_says_so(make_app, services):
+    [first, *_] = FakeServices.presets(services)
+    services.presets = lambda: tuple(replace(first, name=f"preset-{number:02d}") for number in range(14))
+    app = make_app()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot, app)
+        title, choices = app.screen.query_one("#presets-title"), app.screen.query_one("#presets", Choices)
+        await until(pilot, lambda: f"↓ {14 - choices.content_size.height} more" in title.text)
+        await pilot.press("end")
+        await until(pilot, lambda: f"↑ {14 - choices.content_size.height} more" in title.text)
+        assert "↓" not in title.text

@@ -34,9 +34,14 @@ def make_monitor(make_app, fake):
 
 async def drawn(pilot, app) -> None:
     """The run's state, metrics and log are on the screen."""
+    await drawn_with(pilot, app, "/     200 | lm loss")
+
+
+async def drawn_with(pilot, app, text: str) -> None:
+    """The same with `text` in the log."""
     await until(pilot, lambda: "2.200" in app.screen.query_one("#chart").text or app.screen.history.iteration)
     await until(pilot, lambda: "training" in app.screen.query_one("#facts").text)
-    await until(pilot, lambda: "/     200 | lm loss" in app.screen.query_one("#log").text)
+    await until(pilot, lambda: text in app.screen.query_one("#log").text)
 
 
 class FakeTerminal(HeadlessDriver):
@@ -216,6 +221,66 @@ async def test_other_logs_are_a_key_away(make_monitor, fake):
         fake.put(iteration=121)
         await until(pilot, lambda: app.screen.state.iteration == 121)
         assert "from rank zero" in log.text
+
+
+async def test_the_logs_of_all_ranks_are_one_with_a(make_monitor, fake, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fake.log("[2026-11-22 07:00:02] from rank one\n", rank=1)
+    fake.log("[2026-11-22 07:00:01] RuntimeError: from rank zero\n", rank=0)
+    app = make_monitor()
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        await drawn_with(pilot, app, "from rank one")
+        log = app.screen.query_one(LogView)
+        await pilot.press("a")
+        await until(pilot, lambda: "train · 2 ranks" in log.text and "0 [2026-11-22 07:00:01] Run" in log.text)
+        await pilot.press("slash", *"from rank one", "enter")
+        await until(pilot, lambda: log.match_line is not None)
+        await pilot.press("e")
+        await until(pilot, lambda: "rank zero" in log._file.line(log.match_line))
+        await pilot.press("v", "v", "x")
+        await until(pilot, lambda: list(tmp_path.glob("night-*-all-errors-*.log")))
+        [saved] = tmp_path.glob("night-*.log")
+        assert saved.read_text() == "0 [2026-11-22 07:00:01] RuntimeError: from rank zero\n"
+        await pilot.press("a")
+        await until(pilot, lambda: "train · rank 1" in log.text)
+
+
+async def test_one_rank_alone_has_nothing_to_join(make_monitor):
+    app = make_monitor()
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        await drawn(pilot, app)
+        await pilot.press("a")
+        await until(pilot, lambda: any("no other rank" in note.message for note in app._notifications))
+        assert "train · rank 1" in app.screen.query_one("#log").text
+
+
+async def test_a_wide_screen_has_four_charts_and_everything_beside_them(make_monitor):
+    app = make_monitor()
+    async with app.run_test(size=(240, 67)) as pilot:
+        await drawn(pilot, app)
+        charts = [chart for chart in app.screen.query(Chart) if chart.display]
+        await until(pilot, lambda: all("no values yet" not in chart.text for chart in charts))
+        assert [chart.picture.title for chart in charts] == ["loss", "throughput", "learning rate", "gradient norm"]
+        corners = {(chart.region.x, chart.region.y) for chart in charts}
+        assert len({x for x, _ in corners}) == len({y for _, y in corners}) == 2
+        assert app.screen.query_one("#steps").display and app.screen.query_one("#events").display
+        await pilot.press("c", "c", "c", "c")
+        titles = [chart.picture.title for chart in charts]
+        assert len(set(titles)) == 4 and {"throughput", "loss"} <= set(titles) and titles[0] == "iteration time"
+        await pilot.resize_terminal(160, 45)
+        await until(pilot, lambda: sum(chart.display for chart in charts) == 2)
+
+
+async def test_a_screen_of_one_cell_and_back(make_monitor):
+    app = make_monitor()
+    async with app.run_test(size=(240, 67)) as pilot:
+        await drawn(pilot, app)
+        for size in ((1, 1), (80, 24), (2, 60), (300, 1), (1, 1), (160, 45)):
+            await pilot.resize_terminal(*size)
+            app.screen.tick()
+            await pilot.press("a", "c", "right", "l", "l", "w")
+            await pilot.pause()
+        await until(pilot, lambda: "iteration 120 / 200" in app.screen.query_one("#progress").text)
 
 
 async def test_a_panel_fills_the_screen_and_gives_it_back(make_monitor):

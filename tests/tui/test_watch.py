@@ -159,6 +159,58 @@ async def test_alerts_of_a_foreign_log_are_listed(open_watch, tmp_path):
         await until(pilot, lambda: "not a number" in events.text or "NaN" in events.text, LIMIT_S)
 
 
+async def test_a_hostile_log_is_survived_and_its_numbers_are_right(open_watch, tmp_path):
+    """Half lines, colours, progress bars, clocks set back, NaN, other programs' bytes, and a terminal of one cell."""
+    log = tmp_path / "train.log"
+    log.write_text("".join(ITERATIONS[:10]))
+    app = open_watch(log)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: iteration_of(app) == 10, LIMIT_S)
+        half = ITERATIONS[10][: len(ITERATIONS[10]) // 2]
+        pieces = [
+            b"\xff\x00\x1b]0;title\x07\x1b[2J" * 50 + b"\n",
+            b"\x1b[31m" + ITERATIONS[10].strip().encode() + b"\x1b[0m\n",
+            b"\r".join(b"tqdm %d%%" % n for n in range(100)) + b"\n",
+            ITERATIONS[11].replace("2026-11-22 09", "2025-11-22 09").encode(),
+            b"x" * 300_000 + b"\n",
+            b" iteration 999999999999999999999/ 60 | lm loss: 1.0E+00 |\n",
+            half.encode(),
+        ]
+        with log.open("ab") as file:
+            for piece in pieces:
+                file.write(piece)
+                file.flush()
+                await pilot.resize_terminal(1, 1)
+                await pilot.pause()
+                await pilot.resize_terminal(120, 36)
+                await pilot.pause()
+        await until(pilot, lambda: iteration_of(app) == 12, LIMIT_S)
+        with log.open("a") as file:
+            file.write("\n" + ITERATIONS[12])
+        await until(pilot, lambda: iteration_of(app) == 13, LIMIT_S)
+        series = app.screen.history.series["loss"]
+        assert series.points == 13 and series.last_iteration == 13
+        log_text = app.screen.query_one("#log").text
+        assert "\x1b" not in log_text and "\x00" not in log_text
+
+
+@pytest.mark.parametrize("name", ["megatron-lm-0.12.0.log", "megatron-lm-0.20-dev.log", "nemo-1.log", "nemo-2.log"])
+async def test_other_formats_draw_a_curve(open_watch, name):
+    app = open_watch(CAPTURED / "logs" / name)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: "no values yet" not in app.screen.query_one("#chart").text, LIMIT_S)
+        await until(pilot, lambda: app.screen.state is not None, LIMIT_S)
+
+
+async def test_a_file_of_another_program_shows_its_text_and_no_number(open_watch, tmp_path):
+    place = tmp_path / "notes.txt"
+    place.write_text("nothing of a training\n")
+    app = open_watch(place)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "nothing of a training" in app.screen.query_one("#log").text, LIMIT_S)
+        assert "no values yet" in app.screen.query_one("#chart").text
+
+
 def test_a_large_tree_is_looked_at_in_part(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs_module, "MOST_DIRECTORIES", 5)
     for number in range(20):
