@@ -233,13 +233,18 @@ def soak(minutes: float, rate: float) -> None:
         terminal = Terminal(monitor_command(training.run_directory.path), SIZES[0])
         time.sleep(6)
         begin = time.monotonic()
+        memory: list[float] = []
         while time.monotonic() - begin < minutes * 60:
             one = measure(terminal, min(60.0, minutes * 60))
             passed = (time.monotonic() - begin) / 60
             load = os.getloadavg()[0]
             print(f"{passed:>8.1f}{one['memory']:>8.1f}{one['cpu']:>13.1f}{one['kb']:>8.2f}{load:>7.1f}", flush=True)
+            memory.append(one["memory"])
         terminal.close()
         training.is_over.set()
+    # The first readings show the program as it fills its fixed buffers.
+    settled = memory[len(memory) // 5 :]
+    print(f"settled at {settled[0]:.1f} MiB, {settled[-1]:.1f} at the end, {max(settled):.1f} at most")
 
 
 _LOG_WITH_WANDB = """

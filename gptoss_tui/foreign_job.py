@@ -56,6 +56,8 @@ class ForeignJob:
         self._watch = AlertWatch(began=now)
         self._is_live = False
         self._has_ended = False
+        self._ended_by: object = None
+        """The log that told the end, where there are several."""
         self._was_quiet = False
         """True for one that had stopped before we came: its silence is no news."""
         self._first_t: float | None = None
@@ -72,10 +74,17 @@ class ForeignJob:
         """New metric and event records, alerts among the events; about 1 MiB of each file at most."""
         metrics: list[Record] = []
         events: list[Record] = []
+        began = time.time()
         for record in self._source.read():
             self._note(record)
             self._was_quiet = False
-            (events if "kind" in record else metrics).append(record)
+            if "kind" not in record:
+                metrics.append(record)
+            elif not self._is_live and record.get("t", 0.0) >= began:
+                # A line of a backlog that has no time of its own: when it was read says nothing.
+                events.append({**record, "t": None})
+            else:
+                events.append(record)
             # What was written before we came is judged by its own clock.
             alerts = self._watch.feed(record, now if self._is_live else None)
             events += [alert.to_json() for alert in alerts]
@@ -142,11 +151,12 @@ class ForeignJob:
     def _note(self, record: Record) -> None:
         if self._first_t is None and isinstance(record.get("t"), (int, float)):
             self._first_t = record["t"]
-        kind = record.get("kind")
-        if kind is None:
-            self._has_ended = False  # a log may hold several jobs, one after the other
-        elif kind in ("finished", "step-started", "resumed"):
-            self._has_ended = kind == "finished"
+        kind, source = record.get("kind"), record.get("source")
+        if kind == "finished":
+            self._has_ended, self._ended_by = True, source
+        elif ("loss" in record and source == self._ended_by) or kind in ("step-started", "resumed"):
+            # A log may hold several jobs, one after the other. Another rank's log is read after the one that ended.
+            self._has_ended = False
         elif kind == "checkpoint" and isinstance(record.get("iteration"), int):
             self._checkpoint = record["iteration"]
         if kind == "phase":

@@ -127,7 +127,7 @@ class History:
             number(progress.get("total")),
             progress.get("unit", ""),
         )
-        if step.name == "train" and self.iterations and (step.started is not None):
+        if step.name == "train" and (self.iterations or self.iteration) and step.started is not None:
             done, total, unit = self.iteration, self.iterations, "iterations"
         return StepView(
             name=step.name,

@@ -15,6 +15,11 @@ from gptoss_tui.screens.base import Steady
 from gptoss_tui.widgets.choices import Choices, Item
 
 
+def room_for_items(columns: int) -> int:
+    """Cells of a line of the list, beside its mark, on a terminal so wide (styles/dialog.tcss)."""
+    return max(1, min(110, columns * 9 // 10) - 8)
+
+
 class ChooseScreen(Steady, ModalScreen[str | None]):
     """Over the screen that asks."""
 

@@ -294,7 +294,7 @@ class JobScreen(CockpitScreen):
         title, path = logs[self._log]
         paths: tuple[Path, ...] = (path,)
         if self._is_merged and len(together := self.rank_logs(path)) > 1:
-            paths, title = together, f"{title.split(' · ')[0]} · {len(together)} ranks"
+            paths, title = together, " · ".join([*title.split(" · ")[:-1][:1], f"{len(together)} ranks"])
         if paths != view.paths:
             view.show(paths, title)
 

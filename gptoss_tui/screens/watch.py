@@ -15,7 +15,7 @@ from engine.run.state import State, Status
 from gptoss_tui import foreign_job, words
 from gptoss_tui.foreign_job import JobsFound
 from gptoss_tui.history import History
-from gptoss_tui.screens.choose import ChooseScreen
+from gptoss_tui.screens.choose import ChooseScreen, room_for_items
 from gptoss_tui.screens.job import JobScreen
 from gptoss_tui.widgets.canvas import Row, fill
 from gptoss_tui.widgets.choices import Item
@@ -111,7 +111,7 @@ class WatchScreen(JobScreen):
     # --- other trainings ------------------------------------------------------------------
 
     def action_choose(self) -> None:
-        now, width = self.cockpit.clock(), min(100, self.app.size.width - 8)
+        now, width = self.cockpit.clock(), room_for_items(self.app.size.width)
         items = [_item(job, width, now) for job in self._jobs]
         self.app.push_screen(
             ChooseScreen("Trainings here, the newest first", items, items[max(0, self._number() - 1)].key), self._chosen

@@ -262,7 +262,7 @@ class LogView(Canvas, can_focus=True):
             return
         body = self._body(width, height - 1)
         rows: list[Row] = [self._heading(width), *body]
-        if not body and height > 2:
+        if not body and height > 2 and self._file is not None:
             empty = f"no {self.level.value} here" if self._filter is not None else "nothing written yet"
             rows += [(), ((empty.center(width), "muted"),)]
         rows += [()] * (height - len(rows))
@@ -296,7 +296,9 @@ class LogView(Canvas, can_focus=True):
             right.append((f"column {self._left + 1}  ", "muted"))
         if self.is_wrapped:
             right.append(("wrapped  ", "muted"))
-        if self.is_following:
+        if self._file is None:
+            right = []
+        elif self.is_following:
             right.append(("following", "muted"))
         elif self._row_count:
             last = min(self._row_count, self._top + self._page)

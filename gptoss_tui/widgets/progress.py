@@ -55,7 +55,12 @@ class Progress(Canvas):
 
     @staticmethod
     def _what(step: StepView) -> Row:
+        if step.name == "train" and step.done and not step.total:
+            return (("iteration ", "muted"), (f"{step.done:,.0f}", "strong"))
         if step.total and step.name == "train":
+            if not step.done and step.phase:
+                # Loading a large model takes minutes, which are no standstill.
+                return ((f"{step.phase} …", "text"), (f"  {step.total:,.0f} iterations", "muted"))
             return (
                 ("iteration ", "muted"),
                 (f"{step.done:,.0f}", "strong"),

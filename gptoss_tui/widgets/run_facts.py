@@ -51,7 +51,10 @@ def _speed(history: History, plan: Plan | None) -> list[Fact]:
         facts = [Fact("compute", words.number(compute), "TFLOP/s")]
     else:
         facts = [Fact("throughput", "–" if speed is None else words.count(speed), "tok/s")]
-    if (share := share_of_plan("tokens_per_s", speed, plan)) is not None:
+    # Of late, not of the last iteration alone: one that saved or waited says nothing of the plan.
+    last_s = history.last("iteration_s")
+    usual = speed * last_s / pace if speed is not None and last_s and pace else speed
+    if (share := share_of_plan("tokens_per_s", usual, plan)) is not None:
         facts.append(Fact("of the plan", f"{100 * share:.0f}", "%", style="warning" if share < 0.8 else "strong"))
     if compute is not None and peak:
         facts.append(Fact("MFU", f"{100 * compute / peak:.1f}", "%"))

@@ -444,6 +444,28 @@ async def test_plan_and_measurement_stand_beside_each_other(make_monitor, fake):
         assert "plan 25.0k" in chart and "╌ plan ╌" in chart
 
 
+async def test_one_slow_iteration_is_no_failed_plan(make_monitor, fake):
+    with_plan(fake, {"tokens_per_s": 20_000.0})
+    append_line(fake.run.metrics, {"iteration": 121, "tokens_per_s": 5_000.0, "iteration_s": 1.0})
+    app = make_monitor()
+    async with app.run_test(size=(160, 45)) as pilot:
+        facts = app.screen.query_one("#facts")
+        await until(pilot, lambda: "5000" in facts.text or "5.00k" in facts.text)
+        # As many tokens in the usual quarter of a second.
+        await until(pilot, lambda: facts.text.split("of the plan")[1].split()[:2] == ["100", "%"])
+
+
+async def test_until_the_first_iteration_its_preparations_are_told(make_app, runs_root):
+    fake = FakeRun(runs_root)
+    fake.event("phase", "building the model", step="train")
+    app = make_app(lambda: MonitorScreen(fake.run), clock=lambda: NOW)
+    async with app.run_test(size=(80, 24)) as pilot:
+        progress = app.screen.query_one("#progress")
+        await until(pilot, lambda: "building the model …  200 iterations" in progress.text)
+        fake.metrics(1, 2)
+        await until(pilot, lambda: "iteration 2 / 200" in progress.text)
+
+
 async def test_zoom_shows_a_part_and_follows_its_end(make_monitor, fake):
     app = make_monitor()
     async with app.run_test(size=(120, 36)) as pilot:

@@ -72,6 +72,8 @@ async def test_event_files_are_shown_too(open_watch, tmp_path, name):
         await until(pilot, lambda: app.screen.history.last("loss") is not None, LIMIT_S)
         await until(pilot, lambda: "no values yet" not in app.screen.query_one("#chart").text, LIMIT_S)
         assert "no log here" in app.screen.query_one("#log").text
+        assert "nothing written" not in app.screen.query_one("#log").text
+        await until(pilot, lambda: "iteration " in app.screen.query_one("#progress").text, LIMIT_S)
 
 
 async def test_a_log_that_is_rotated_and_one_that_is_cut_go_on(open_watch, tmp_path):
@@ -116,6 +118,18 @@ async def test_a_rank_that_joins_later_is_part_of_the_training(open_watch, tmp_p
         await until(pilot, lambda: iteration_of(app) == 9, LIMIT_S)
         await pilot.press("a")
         await until(pilot, lambda: "2 ranks" in app.screen.query_one("#log").text, LIMIT_S)
+
+
+async def test_the_end_of_a_training_is_told_by_whichever_rank(open_watch, tmp_path):
+    (tmp_path / "rank-0.log").write_text("evaluating at iteration 60\n[after training is done] datetime: now\n")
+    (tmp_path / "rank-1.log").write_text("".join(ITERATIONS))
+    app = open_watch(tmp_path)
+    async with app.run_test(size=(160, 45)) as pilot:
+        await until(pilot, lambda: app.screen.state and app.screen.state.status is Status.FINISHED, LIMIT_S)
+        # When lines without a time were written is not known.
+        events = app.screen.query_one("#events")
+        await until(pilot, lambda: "evaluating" in events.text, LIMIT_S)
+        assert not any(char.isdigit() for line in events.text.splitlines() for char in line[:8])
 
 
 async def test_a_failed_training_is_told_and_explained(open_watch, tmp_path):
