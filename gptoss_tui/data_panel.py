@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 
+from engine import answers
 from gptoss_tui import words
 from gptoss_tui.log_file import readable
 from gptoss_tui.widgets.canvas import Row, Span
@@ -27,8 +28,10 @@ def read(settings: Settings) -> Preview:
 
     Raises EngineError, as the run would.
     """
-    from engine.data.preview import preview, tokenizer_at_hand
+    from engine.data.preview import Preview, preview, tokenizer_at_hand
 
+    if missing := answers.missing(settings).get("data.path"):
+        return Preview(source=settings.data.source, kind="", note=missing)
     return preview(settings, tokenizer_at_hand(settings), count=RECORDS)
 
 

@@ -69,7 +69,7 @@ def points(draft: Draft, outcome: Plan | Failure | None, findings: Iterable[Find
     found += [warning(f"missing.{key}", why) for key, why in missing.items()]
     for one in (*findings, *planned_findings(outcome)):
         # The checks repeat what the plan has found, and find fault with what is not answered.
-        if one not in found and not (_is_told_by_text(one) and any(key in one.what for key in missing)):
+        if one not in found and not any(key in f"{one.what} {one.fix}" for key in missing):
             found.append(one)
     return by_severity(found)
 

@@ -160,6 +160,8 @@ class SetupScreen(Reviewing):
             self.query_one("#stations").mount(self._panes[self._station])
         for key, pane in self._panes.items():
             pane.display = key == self._station
+        for station in STATIONS:
+            self.set_class(station.key == self._station, f"-at-{station.key}")
         self._show_own_facts()
         self._look()
         self.wants_alternatives = self._station == "layout"

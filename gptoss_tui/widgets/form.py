@@ -52,8 +52,8 @@ class Form(VerticalScroll, can_focus=False):
     def compose(self) -> ComposeResult:
         yield Static(self.station.intro, classes="intro", markup=False)
         for option in self.station.options:
-            # Advanced fields are made when they are first asked for, unless something is wrong there.
-            if not option.advanced or self._shows_advanced or option.key in self._draft.problems:
+            # Advanced fields are made when they are first asked for, or need the person.
+            if self._is_wanted(option):
                 yield self._make_field(option)
             if option.key == "training.iterations":
                 yield LengthField()
@@ -74,19 +74,35 @@ class Form(VerticalScroll, can_focus=False):
     def show_advanced(self) -> None:
         """Make the fields that are still missing; a class of the screen shows and hides them."""
         self._shows_advanced = True
+        self._make_wanted()
+
+    def _is_wanted(self, option: Option) -> bool:
+        is_open = option.key in self._draft.problems or option.key in answers.missing(self._draft.settings)
+        return not option.advanced or self._shows_advanced or is_open
+
+    def _make_wanted(self) -> None:
         made = {field.option.key: field for field in self._all_fields}
         before: Widget = self.query_one(".intro")
         for option in self.station.options:
             field = made.get(option.key)
-            if field is None:
+            if field is None and self._is_wanted(option):
                 field = self._make_field(option)
                 self.mount(field, after=before)
-            before = field if option.key != "training.iterations" else self.query_one(LengthField)
+            if field is not None:
+                before = field
+            if option.key == "training.iterations":
+                before = self.query_one(LengthField)
 
     def _make_field(self, option: Option) -> Field:
         field = Field(option, self._draft.text(option.key), self._draft.problems.get(option.key))
-        field.set_class(not answers.matters(option.key, self._draft.settings), "-idle")
+        self._judge(field)
         return field
+
+    def _judge(self, field: Field) -> None:
+        """Hide a field that changes nothing under the other answers; show one that is still to be answered."""
+        key, settings = field.option.key, self._draft.settings
+        field.set_class(not answers.matters(key, settings), "-idle")
+        field.set_class(key in answers.missing(settings), "-needed")
 
     def look(self, basis: Basis, *, again: bool = False) -> None:
         """Look up what the station tells beside its fields."""
@@ -98,9 +114,11 @@ class Form(VerticalScroll, can_focus=False):
                 child.look(basis)
 
     def show_what_matters(self) -> None:
-        """Hide the fields that change nothing under the other answers."""
+        """Hide the fields that change nothing under the other answers, and show those that are needed now."""
+        if self._has_fields:
+            self._make_wanted()
         for field in self._all_fields:
-            field.set_class(not answers.matters(field.option.key, self._draft.settings), "-idle")
+            self._judge(field)
 
     def on_mount(self) -> None:
         self._has_fields = True

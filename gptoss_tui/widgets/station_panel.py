@@ -7,6 +7,7 @@ from typing import Any
 
 from textual import on
 
+from engine.findings import for_forms
 from gptoss_tui import bridge
 from gptoss_tui.bridge import Answer, Failure
 from gptoss_tui.panels import Basis, Panel
@@ -51,5 +52,6 @@ class StationPanel(Canvas):
     def _fact_rows(self, width: int) -> list[Row]:
         if not isinstance(self._facts, Failure):
             return self._panel.rows(self._facts, width)
-        told = [(f"✗ {self._facts.message}", "bad"), (f"→ {self._facts.hint}" if self._facts.hint else "", "text")]
+        hint = for_forms(self._facts.hint)
+        told = [(f"✗ {self._facts.message}", "bad"), (f"→ {hint}" if hint else "", "text")]
         return [((line, style),) for text, style in told if text for line in wrap(text, width)]

@@ -72,6 +72,23 @@ def test_what_this_host_has_says_nothing_about_a_machine_that_is_described(tmp_p
     assert facts.output.free_gib == 27_000
 
 
+async def test_launch_an_advanced_field_that_is_needed_is_asked_for(make_setup):
+    app = make_setup()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await open_station(pilot, app, "launch")
+        form = app.screen._form("launch")
+        assert OPTIONS["launch.megatron_lm"].advanced
+        assert "launch.megatron_lm" not in [field.option.key for field in form.fields]
+        app.screen.draft.set("launch.route", "tutorial")
+        app.screen._after_edit()
+        await until(pilot, lambda: "launch.megatron_lm" in [field.option.key for field in form.fields])
+        shown = [field.option.key for field in form.fields]
+        assert shown == [option.key for option in form.station.options if option.key in shown]
+        app.screen.draft.set("launch.route", "bridge")
+        app.screen._after_edit()
+        await until(pilot, lambda: "launch.megatron_lm" not in [field.option.key for field in form.fields])
+
+
 # --- stories -----------------------------------------------------------------------------
 
 
