@@ -28,17 +28,15 @@ if TYPE_CHECKING:
     from engine.imports import Imported
     from engine.machine import GpuSample, Machine
     from engine.monitor.diagnose import Diagnosis
+    from engine.monitor.labels import Labels
     from engine.plan.plan import Plan
     from engine.plan.rehearsal import Rehearsal
     from engine.presets import Preset
     from engine.run.asking import Asking, Wanted
     from engine.run.directory import RunDirectory
     from engine.settings import Settings
+    from gptoss_tui.log_lines import Level
     from gptoss_tui.model_panel import ModelFacts
-
-
-_OF_THIS_HOST = {"container", "disk", "hub", "network", "packages", "slurm", "ssh"}
-"""Kinds of findings that say nothing about a machine that is only described."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,16 +178,12 @@ class Services:
     def check(self, settings: Settings, plan: Plan, machine: Machine) -> tuple[Finding, ...]:
         from engine.cli.starting import check
 
-        found = check(settings, plan, machine)
-        if self.described is None:
-            return found
-        return tuple(finding for finding in found if finding.key.partition(".")[0] not in _OF_THIS_HOST)
+        return check(settings, plan, machine)
 
     def model_facts(self, settings: Settings, plan: Plan | None, machine: Machine | None) -> ModelFacts:
         from gptoss_tui.model_panel import read
 
-        described = machine.disk("runs") if machine is not None and self.described is not None else None
-        return read(settings, plan, machine, self.runs_root(), described)
+        return read(settings, plan, machine, self.runs_root())
 
     def preview(self, settings: Settings) -> Preview:
         from gptoss_tui.data_panel import read
@@ -242,6 +236,18 @@ class Services:
         from engine.run.cause import cause_of
 
         return cause_of(run)
+
+    @changes
+    def label_run(self, run: RunDirectory, written: Labels) -> None:
+        from engine.monitor import labels
+
+        labels.write(run.path, written)
+
+    @changes
+    def export_log(self, job: str, paths: tuple[Path, ...], level: Level) -> str:
+        from gptoss_tui.feed import export_log
+
+        return export_log(job, paths, level)
 
     @changes
     def stop(self, run: RunDirectory) -> None:

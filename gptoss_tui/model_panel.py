@@ -44,12 +44,8 @@ class ModelFacts:
     machine_ram_gib: float
 
 
-def read(
-    settings: Settings, plan: Plan | None, machine: Machine | None, runs_root: Path, described: Disk | None = None
-) -> ModelFacts:
+def read(settings: Settings, plan: Plan | None, machine: Machine | None, runs_root: Path) -> ModelFacts:
     """Look at the cache, the named directories and the disks; reads headers, no weights. For a thread.
-
-    `described` is the disk of a machine that is only described: what this host has says nothing about it.
 
     Raises EngineError for a model or a directory that cannot be used.
     """
@@ -61,6 +57,7 @@ def read(
     model, chosen = models.find(settings), settings.model
     output = Path(settings.output.directory).expanduser() if settings.output.directory else runs_root
     hub = read_hub(settings, model, os.environ)
+    described = machine.disk("runs") if machine is not None and machine.is_described else None
     if hub is not None and described is not None:
         hub = replace(hub, cache=replace(hub.cache, free_gib=described.free_gib, is_writable=True))
     return ModelFacts(

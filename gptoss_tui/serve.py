@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import ipaddress
+import re
 import secrets
 import shlex
 import socket
@@ -29,12 +30,22 @@ type _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 COOKIE = "gptoss-session"
 _HEADERS = {
     "Cache-Control": "no-store",
-    # The page of textual-serve asks Google for a font; nothing leaves this machine.
+    # Nothing leaves this machine; the page of textual-serve asks Google for a font.
     "Content-Security-Policy": "style-src 'self' 'unsafe-inline'; font-src 'self' data:; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+
+# The page of textual-serve lets no key through before somebody has clicked on it.
+_FOCUS = """<script>
+new MutationObserver((_, observer) => {
+  const keys = document.querySelector(".xterm-helper-textarea");
+  if (keys) { keys.focus(); observer.disconnect(); }
+}).observe(document.body, {childList: true, subtree: true});
+</script>
+</body>"""
+_ELSEWHERE = re.compile(r"<link[^>]*https://[^>]*>")
 
 
 class Gate:
@@ -95,6 +106,8 @@ def make_application(gate: Gate, command: str, title: str) -> Awaitable[web.Appl
             gate.admit(response)
             return response
         response = await handler(request)
+        if request.path == "/" and isinstance(response, web.Response) and response.text is not None:
+            response.text = _ELSEWHERE.sub("", response.text).replace("</body>", _FOCUS)
         if not response.prepared:
             response.headers.update(_HEADERS)
         return response

@@ -335,7 +335,7 @@ class JobScreen(CockpitScreen):
 
     @on(LogView.ExportWanted)
     def export_log(self, event: LogView.ExportWanted) -> None:
-        self.ask("export", partial(feed.export_log, self.job_name, event.paths, event.level))
+        self.ask("export", partial(self.cockpit.services.export_log, self.job_name, event.paths, event.level))
 
     @property
     def job_name(self) -> str:

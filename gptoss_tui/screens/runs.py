@@ -13,7 +13,6 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from engine.errors import EngineError
-from engine.monitor import labels
 from engine.monitor.labels import Labels
 from gptoss_tui import feed, words
 from gptoss_tui.bridge import Answer, Failure
@@ -116,6 +115,9 @@ class RunsScreen(CockpitScreen):
     def filtered(self) -> None:
         self.query_one(Choices).focus()
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return not (action in ("tags", "note", "archive") and self.cockpit.services.is_watching)
+
     def action_mark(self) -> None:
         choices = self.query_one(Choices)
         if (name := choices.highlighted) is not None:
@@ -179,7 +181,7 @@ class RunsScreen(CockpitScreen):
         self.app.push_screen(AskScreen(f"{question} {one.run.name}", text, value=value(one)), answered)
 
     def _write(self, one: Overview, written: Labels) -> None:
-        self.ask("label", partial(labels.write, one.run.path, written))
+        self.ask("label", partial(self.cockpit.services.label_run, one.run, written))
 
     def action_filter(self) -> None:
         box = self.query_one("#filter", Input)

@@ -111,6 +111,36 @@ async def test_a_window_shows_the_runs(runs_root, monkeypatch):
                     shown += message.data if isinstance(message.data, bytes) else b""
 
 
+async def test_the_page_takes_keys_without_a_click_and_asks_nobody_else():
+    async with serving() as (gate, browser):
+        _, page = await get(browser, gate.link)
+        assert "keys.focus()" in page and page.count("</body>") == 1
+        assert "https://" not in page
+
+
+async def test_keys_arrive_in_a_window_and_change_nothing_there(runs_root, monkeypatch):
+    monkeypatch.setenv("GPTOSS_RUNS", str(runs_root))
+    run = a_full_run(runs_root, "through-the-browser").run
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    async with serving(WATCH) as (gate, browser):
+        await get(browser, gate.link)
+        async with browser.ws_connect(f"{gate.origin}/ws?width=100&height=30", origin=gate.origin) as window:
+
+            async def wait_for(text: bytes) -> None:
+                shown = b""
+                async with asyncio.timeout(60):
+                    while text not in shown:
+                        message = await window.receive()
+                        assert message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT), shown
+                        shown += message.data if isinstance(message.data, bytes) else b""
+
+            await wait_for(b"through-the-browser")
+            # Put away, note, tags: none of it is there. Then help, which tells that all keys have arrived.
+            await window.send_json(["stdin", "ant?"])
+            await wait_for(b"Every run")
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+
 def test_other_addresses_are_refused_unless_told():
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
         with pytest.raises(SettingsError, match="would let other machines in"):
