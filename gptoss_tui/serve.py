@@ -6,6 +6,7 @@ origin; no other name of this host. A window watches runs and changes nothing un
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
 import ipaddress
@@ -18,6 +19,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import psutil
+
 from engine.errors import ExitCode, SettingsError
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 type _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 COOKIE = "gptoss-session"
+PATIENCE_S = 30.0
+"""For the programs of open windows to end; they need a moment on a busy machine."""
 _HEADERS = {
     "Cache-Control": "no-store",
     # Nothing leaves this machine; the page of textual-serve asks Google for a font.
@@ -119,6 +124,17 @@ def make_application(gate: Gate, command: str, title: str) -> Awaitable[web.Appl
     async def make() -> web.Application:
         app = await Quiet(command, title=title, public_url=gate.origin)._make_app()
         app.middlewares.append(guard)
+        others = set(psutil.Process().children())
+
+        async def see_windows_out(_: web.Application) -> None:
+            """textual-serve waits for no program of a window; one that outlives the loop ends in a traceback."""
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE_S):
+                    while set(psutil.Process().children()) - others:
+                        await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.05)
+
+        app.on_cleanup.append(see_windows_out)
         return app
 
     return make()

@@ -10,7 +10,6 @@ import sys
 from types import SimpleNamespace
 
 import aiohttp
-import psutil
 import pytest
 from aiohttp import web
 
@@ -26,7 +25,6 @@ WATCH = shlex.join([sys.executable, "-m", "gptoss_tui.served", "watch"])
 @contextlib.asynccontextmanager
 async def serving(command: str = "false"):
     """A server on a free port, and a browser's session that keeps its cookies."""
-    before = set(psutil.Process().children())  # of other tests, which share the process
     listener = serve.listen("127.0.0.1", 0, allows_remote=False)
     gate = Gate(f"http://127.0.0.1:{listener.getsockname()[1]}")
     runner = web.AppRunner(await serve.make_application(gate, command, "gptoss"), access_log=None)
@@ -37,11 +35,6 @@ async def serving(command: str = "false"):
             yield gate, browser
     finally:
         await runner.cleanup()
-        # textual-serve does not wait for the process of a window; its transport must not outlive the loop.
-        async with asyncio.timeout(30):
-            while set(psutil.Process().children()) - before:
-                await asyncio.sleep(0.02)
-        await asyncio.sleep(0.02)
 
 
 async def get(browser: aiohttp.ClientSession, url: str, **headers: str) -> tuple[int, str]:
