@@ -60,10 +60,9 @@ class AskScreen(Steady, ModalScreen[Any]):
     def typed(self) -> None:
         self._note.show_parts([(HOW, "muted")])
 
-    @on(LineInput.TooLong)
-    def pasted_too_much(self, event: LineInput.TooLong) -> None:
-        told = f"✗ what was pasted has {event.letters:,} characters and was left out; {event.most:,} fit in here"
-        self._note.show_parts([(told, "bad")])
+    @on(LineInput.Refused)
+    def paste_refused(self, event: LineInput.Refused) -> None:
+        self._note.show_parts([(f"✗ {event.why}", "bad")])
 
     @on(Input.Submitted)
     def submitted(self, event: Input.Submitted) -> None:

@@ -79,11 +79,10 @@ class Field(Vertical):
         event.stop()
         self._tell(event.value)
 
-    @on(LineInput.TooLong)
-    def pasted_too_much(self, event: LineInput.TooLong) -> None:
+    @on(LineInput.Refused)
+    def paste_refused(self, event: LineInput.Refused) -> None:
         event.stop()
-        message = f"what was pasted has {event.letters:,} characters and was left out; {event.most:,} fit in here"
-        self.show_problem(Problem(key=self.option.key, message=message, hint="paste one line"))
+        self.show_problem(Problem(key=self.option.key, message=event.why, hint="paste one line"))
 
     @on(Alternatives.Changed)
     def chosen(self, event: Alternatives.Changed) -> None:

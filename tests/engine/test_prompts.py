@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import re
 import select
 import signal
+import struct
 import sys
+import termios
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -51,6 +54,7 @@ class Terminal:
             os.environ["TERM"] = term
             os.environ["NO_COLOR"] = "1"
             os.execv(sys.executable, [sys.executable, "-m", "gptoss_tui", *words])
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
 
     def expect(self, wanted: str) -> None:
         """Read until `wanted` appears behind what was expected before."""
@@ -87,7 +91,9 @@ class Terminal:
             os.waitpid(self._pid, 0)
         except (ProcessLookupError, ChildProcessError):
             pass  # it ended by itself
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 @pytest.fixture
@@ -331,3 +337,19 @@ def test_the_help_names_both_ways(capsys):
         parser.build().parse_args(["new", "--help"])
     shown: Any = capsys.readouterr().out
     assert "--plain" in shown and "--no-input" in shown and "--from" in shown
+
+
+def test_a_killed_set_up_has_kept_the_last_key(open_terminal):
+    terminal = open_terminal("new", "rehearsal", "--set", "training.iterations=60")
+    terminal.expect("Machine")
+    terminal.type("\x1b[6~" * 3)  # to the Training station
+    terminal.expect("iterations")
+    terminal.type("\x1b[B")
+    terminal.expect("optimiser")  # what the second field is about
+    terminal.type("77")
+    deadline = time.monotonic() + LIMIT_S
+    while (kept := Draft.load()) is None or kept.text("training.iterations") != "77":
+        terminal._read(deadline, "the draft")
+    terminal.close()  # SIGKILL
+    again = Draft.load()
+    assert again is not None and again.settings.training.iterations == 77

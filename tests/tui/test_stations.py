@@ -511,6 +511,19 @@ async def test_a_paste_of_ten_megabytes_is_left_out_and_said_so(make_setup):
         await until(pilot, lambda: app.screen.draft.settings.model.path == "y" and not field.has_class("-wrong"))
 
 
+async def test_of_a_paste_with_several_lines_nothing_is_taken_and_a_last_line_break_does_not_count(make_setup):
+    app = make_setup(1)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await focus_option(pilot, app, "model.path")
+        field = field_of(app.focused)
+        app.focused.post_message(events.Paste("/first\n/second\r\n/third\n"))
+        await until(pilot, lambda: "3 lines and was left out" in " ".join(field._note.text.split()))
+        assert field.control.value == "" and app.screen.draft.settings.model.path == ""
+        app.focused.post_message(events.Paste("\n/a b/'c'\n"))
+        await until(pilot, lambda: app.screen.draft.settings.model.path == "/a b/'c'")
+        assert not field.has_class("-wrong")
+
+
 def test_the_file_of_the_draft_is_a_directory(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     Path(tmp_path, "gptoss", "draft.json").mkdir(parents=True)
