@@ -55,11 +55,20 @@ class Pace:
     """Tokens of the data that is trained on; None when that is not known."""
     iteration_s: float | None = None
     """The plan's prediction; None when there is none, as on the CPU."""
+    fills_batches: bool = False
+    """True where the last batch of every epoch is filled with rows that do not count: chats on GPUs."""
 
     @property
     def tokens(self) -> int:
         """Tokens of one iteration, padding included."""
         return self.global_batch * self.sequence_length
+
+    @property
+    def iteration_epochs(self) -> float | None:
+        """The part of an epoch that one iteration is; None when the data is not known."""
+        if not self.data_tokens:
+            return None
+        return 1 / math.ceil(self.data_tokens / self.tokens) if self.fills_batches else self.tokens / self.data_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,14 +91,21 @@ class Amount:
     """One of UNITS."""
 
 
-def pace_of(settings: Settings, estimate: Mapping[str, Any] | None = None, data_tokens: float | None = None) -> Pace:
-    """The pace of a training; `estimate` is the plan's."""
+def pace_of(
+    settings: Settings,
+    estimate: Mapping[str, Any] | None = None,
+    data_tokens: float | None = None,
+    *,
+    is_packed: bool = False,
+) -> Pace:
+    """The pace of a training; `estimate` is the plan's, `is_packed` says that chats share samples, as on GPUs."""
     speed = (estimate or {}).get("throughput") or {}
     return Pace(
         global_batch=settings.training.global_batch,
         sequence_length=settings.training.sequence_length,
         data_tokens=data_tokens,
         iteration_s=speed.get("iteration_s"),
+        fills_batches=is_packed and settings.training.goal in GOALS,
     )
 
 
@@ -152,7 +168,7 @@ def length_of(iterations: int, pace: Pace) -> Length:
         iterations=iterations,
         tokens=tokens,
         samples=iterations * pace.global_batch,
-        epochs=tokens / pace.data_tokens if pace.data_tokens else None,
+        epochs=iterations * pace.iteration_epochs if pace.iteration_epochs else None,
         hours=iterations * pace.iteration_s / 3600 if pace.iteration_s else None,
     )
 
@@ -190,12 +206,12 @@ def _unit(first: str, second: str) -> tuple[str, float] | None:
 def _per_iteration(amount: Amount, pace: Pace) -> float:
     """How much of the amount's unit one iteration is."""
     if amount.unit == "epochs":
-        if not pace.data_tokens:
+        if not pace.iteration_epochs:
             raise SettingsError(
                 f"{amount.number:g} epochs: how many tokens the data has is not known",
                 "prepare it first (gptoss data prepare), or give the length in tokens or iterations",
             )
-        return pace.tokens / pace.data_tokens
+        return pace.iteration_epochs
     if amount.unit == "hours":
         if not pace.iteration_s:
             raise SettingsError(

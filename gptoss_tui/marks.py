@@ -95,7 +95,8 @@ def place_of(point: Finding) -> str:
     kind, _, rest = point.key.partition(".")
     if kind in ("value", "missing"):
         return station_of(OPTIONS[rest]).key
-    named = option_named_in(f"{point.what} {point.fix}") if _is_told_by_text(point) else None
+    # What mends it says better where to go than what is wrong.
+    named = (option_named_in(point.fix) or option_named_in(point.what)) if _is_told_by_text(point) else None
     # A plan that names no option contradicts the layout more often than anything else.
     return station_of(named).key if named else _PLACES.get(kind, "layout")
 

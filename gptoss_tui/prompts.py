@@ -219,7 +219,8 @@ class SetUp:
         plan = self._plan() if amount.unit in ("hours", "epochs") else None
         is_packed = plan is not None and plan.device == "gpu"
         tokens = self._services.data_tokens(settings, is_packed=is_packed) if amount.unit == "epochs" else None
-        pace = length.pace_of(settings, plan.estimate if plan is not None else None, tokens)
+        estimate = plan.estimate if plan is not None else None
+        pace = length.pace_of(settings, estimate, tokens, is_packed=is_packed)
         for key, value in length.as_settings(amount, settings, pace).items():
             self.draft.set(key, text_of(value))
             print(f"{key} = {text_of(value)}")

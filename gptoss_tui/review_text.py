@@ -16,6 +16,9 @@ from gptoss_tui.bridge import Failure, attempt
 from gptoss_tui.draft import Draft
 from gptoss_tui.finding_rows import finding_parts
 
+EMPTY = "empty"
+"""What is shown where a text is none."""
+
 type Parts = list[tuple[str, str]]
 
 
@@ -63,7 +66,10 @@ def _changes(draft: Draft) -> Parts:
     start = draft.name or "the defaults"
     if not changed:
         return [(f"As {start}, with nothing changed.", "text"), (" ", "")]
-    lines = [f"{key:<32} {text_of(draft.base.value(key))} → {text_of(value)}" for key, value in changed.items()]
+    lines = [
+        f"{key:<32} {text_of(draft.base.value(key)) or EMPTY} → {text_of(value) or EMPTY}"
+        for key, value in changed.items()
+    ]
     return [(f"Changed from {start}", "title"), ("\n".join(lines), "accent"), (" ", "")]
 
 

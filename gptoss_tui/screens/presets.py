@@ -15,6 +15,7 @@ from engine.options import text_of
 from engine.settings import Settings
 from gptoss_tui.bridge import Answer, Failure
 from gptoss_tui.preset_rows import preset_item
+from gptoss_tui.review_text import EMPTY
 from gptoss_tui.screens.base import CockpitScreen
 from gptoss_tui.screens.confirm import Choice, ConfirmScreen
 from gptoss_tui.widgets.choices import Choices
@@ -87,7 +88,10 @@ class PresetsScreen(CockpitScreen):
         if preset is None:
             return
         changed = differences(self._settings, preset.settings)
-        lines = [f"{key:<32} {text_of(before)} → {text_of(after)}" for key, (before, after) in changed.items()]
+        lines = [
+            f"{key:<32} {text_of(before) or EMPTY} → {text_of(after) or EMPTY}"
+            for key, (before, after) in changed.items()
+        ]
         self.query_one("#changes-title", Rule).show(right=((f"{len(changed)} values", "muted"),))
         parts = [
             (preset.summary, "muted"),

@@ -17,7 +17,7 @@ from engine.finetune_settings import GOALS
 from engine.length import Pace
 from engine.options import Value
 from engine.settings import Settings
-from gptoss_tui import bridge
+from gptoss_tui import bridge, words
 from gptoss_tui.bridge import Answer, Failure
 from gptoss_tui.draft import LONGEST_TEXT
 from gptoss_tui.panels import Basis, data_of
@@ -82,7 +82,7 @@ class LengthField(Vertical):
             self._data, self._data_tokens = data, None
             bridge.ask_from(self, "tokens", partial(basis.services.data_tokens, settings, is_packed=is_packed))
         estimate = basis.plan.estimate if basis.plan is not None else None
-        self._pace = length.pace_of(settings, estimate, self._data_tokens)
+        self._pace = length.pace_of(settings, estimate, self._data_tokens, is_packed=is_packed)
         self._follow(settings)
         self._show()
 
@@ -134,6 +134,6 @@ class LengthField(Vertical):
             parts = [(f"= {told.partition(' = ')[2]}", "muted")]
             if settings.training.goal in GOALS and settings.finetune.epochs:
                 epochs = f"{settings.finetune.epochs:g} epochs"
-                told = f"{epochs}, about {self._followed:,} iterations" if self._followed else epochs
+                told = f"{epochs}, about {words.plural(self._followed, 'iteration')}" if self._followed else epochs
                 parts.append((f"{told}: the prepare step counts the chats and sets the iterations", "muted"))
             self._note.show_parts(parts)

@@ -15,6 +15,7 @@ from engine.data.amount import trained_tokens
 from engine.errors import SettingsError
 from engine.length import Amount, Pace
 from engine.machine import Machine
+from engine.plan import finetune
 from engine.plan.planner import make_plan
 from engine.settings import Settings
 from gptoss_tui.__main__ import main
@@ -164,6 +165,18 @@ def test_epochs_of_chats_follow_from_their_number(tmp_path):
     assert length.as_settings(amount, settings, pace) == {"training.iterations": 60, "finetune.epochs": 3}
     # Without the data the prepare step alone knows.
     assert length.as_settings(amount, settings, length.pace_of(settings)) == {"finetune.epochs": 3}
+
+
+def test_every_epoch_of_packed_chats_fills_its_last_batch(tmp_path):
+    settings = _chats(tmp_path / "chats.jsonl", 400)
+    # 25 samples in batches of 10: three a epoch on GPUs, as the prepare step counts (engine/plan/finetune.py).
+    pace = length.pace_of(settings, data_tokens=25 * 256, is_packed=True)
+    chosen = settings.with_values({"finetune.epochs": 4.0})
+    assert length.followed(chosen, pace) == finetune.iterations_of(
+        chosen.with_values({"training.warmup_iterations": 0}), 25, "gpu"
+    )
+    assert length.length_of(12, pace).epochs == pytest.approx(4)
+    assert length.followed(chosen, length.pace_of(settings, data_tokens=25 * 256)) == 10
 
 
 def test_iterations_follow_the_epochs_only_where_those_decide(tmp_path):

@@ -60,6 +60,7 @@ def test_what_is_not_answered_is_asked_for_and_not_found_fault_with():
         (error("paths.missing", "model.checkpoint = '/x' is not there"), "model"),
         (error("paths.output", "runs cannot be written to /x", fix="--set output.directory=DIR"), "launch"),
         (error("plan.memory", "the predicted peak is 90 GiB", fix="set training.micro_batch=1"), "training"),
+        (error("finetune.source", "training.goal is lora", fix="--set data.source=chat"), "data"),
         (error("training.batch", "training.global_batch is 7"), "training"),
         (error("gpu.too-few", "there are 4 GPUs"), "machine"),
         (error("something.new", "unheard of"), "layout"),
