@@ -8,16 +8,13 @@ from pathlib import Path
 
 from engine import settings_file
 from engine.findings import Finding, Severity
-from engine.options import text_of
+from engine.options import Value, text_of
 from engine.plan.plan import Plan
 from engine.run.directory import RunDirectory
 from engine.settings import Settings
 from gptoss_tui.bridge import Failure, attempt
 from gptoss_tui.draft import Draft
 from gptoss_tui.finding_rows import finding_parts
-
-EMPTY = "empty"
-"""What is shown where a text is none."""
 
 type Parts = list[tuple[str, str]]
 
@@ -66,11 +63,13 @@ def _changes(draft: Draft) -> Parts:
     start = draft.name or "the defaults"
     if not changed:
         return [(f"As {start}, with nothing changed.", "text"), (" ", "")]
-    lines = [
-        f"{key:<32} {text_of(draft.base.value(key)) or EMPTY} → {text_of(value) or EMPTY}"
-        for key, value in changed.items()
-    ]
+    lines = [change_line(key, draft.base.value(key), value) for key, value in changed.items()]
     return [(f"Changed from {start}", "title"), ("\n".join(lines), "accent"), (" ", "")]
+
+
+def change_line(key: str, before: Value, after: Value) -> str:
+    """What a setting was and what it is, in a column with others."""
+    return f"{key:<32} {text_of(before) or 'empty'} → {text_of(after) or 'empty'}"
 
 
 def _script(settings: Settings, plan: Plan, root: Path) -> str:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _TEXT_CELLS = 62
 _GOES_ON = "It goes on by itself, whatever happens to this terminal."
 _SOMEWHERE_ELSE = (
-    "{} describes a machine that is not this one, so nothing can start here. Export scripts, in the review of a "
-    "set-up, writes what starts it there."
+    "{} describes a machine that is not this one. Export scripts, in the review of a set-up, writes what starts the "
+    "run there."
 )
 
 
@@ -95,9 +95,13 @@ class Launching(CockpitScreen):
             question = ConfirmScreen(offer.title, text, (*change, Choice("no", "Close")))
         else:
             described = self.cockpit.services.described
-            told = _SOMEWHERE_ELSE.format(described) if described else _GOES_ON
-            choices = (*change, Choice("no", "Close")) if described else _choices(offer, change)
-            question = ConfirmScreen(offer.title, f"{offer_text(offer)}\n\n{told}", choices)
+            title, text, choices = offer.title, offer_text(offer), _choices(offer, change)
+            if described:
+                title, choices = "Nothing can start here", (*change, Choice("no", "Close"))
+                text = f"{_SOMEWHERE_ELSE.format(described)}\n\n{text}"
+            elif forbids(offer.findings):
+                title = "It cannot start like this"
+            question = ConfirmScreen(title, text, choices)
         self.app.push_screen(question, self._offer_decided)
 
     def _offer_decided(self, choice: str | None) -> None:
@@ -135,13 +139,14 @@ def offer_text(offer: Offer) -> str:
     where = "the CPU" if plan.device == "cpu" else "GPUs"
     ranks = f"{plan.world_size} rank" + ("s" if plan.world_size != 1 else "")
     lines = [f"On {where} with {ranks}, layout {plan.layout}.", ""]
+    # First what may keep one from it: a small terminal shows no more.
+    if troubles := worst_text(offer.findings):
+        lines += [troubles, ""]
     for number, step in enumerate(plan.steps, start=1):
         text = f"{number}. {step.name:<8} {step.why}"
         lines += textwrap.wrap(text, _TEXT_CELLS, subsequent_indent=" " * 12)
     lines += ["", *(line for note in offer.notes for line in textwrap.wrap(note, _TEXT_CELLS))] if offer.notes else []
-    if troubles := worst_text(offer.findings):
-        lines += ["", troubles]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _GOES_ON])
 
 
 def _choices(offer: Offer, change: tuple[Choice, ...]) -> tuple[Choice, ...]:

@@ -11,11 +11,10 @@ from textual.binding import Binding
 from textual.containers import Vertical, VerticalScroll
 from textual.widget import Widget
 
-from engine.options import text_of
 from engine.settings import Settings
 from gptoss_tui.bridge import Answer, Failure
 from gptoss_tui.preset_rows import preset_item
-from gptoss_tui.review_text import EMPTY
+from gptoss_tui.review_text import change_line
 from gptoss_tui.screens.base import CockpitScreen
 from gptoss_tui.screens.confirm import Choice, ConfirmScreen
 from gptoss_tui.widgets.choices import Choices
@@ -88,10 +87,7 @@ class PresetsScreen(CockpitScreen):
         if preset is None:
             return
         changed = differences(self._settings, preset.settings)
-        lines = [
-            f"{key:<32} {text_of(before) or EMPTY} → {text_of(after) or EMPTY}"
-            for key, (before, after) in changed.items()
-        ]
+        lines = [change_line(key, before, after) for key, (before, after) in changed.items()]
         self.query_one("#changes-title", Rule).show(right=((f"{len(changed)} values", "muted"),))
         parts = [
             (preset.summary, "muted"),

@@ -57,7 +57,8 @@ def some_runs(runs_root):
     for place, (status, message) in enumerate(endings.items(), start=1):
         fake = FakeRun(runs_root, status, step="verify" if status == "finished" else "train")
         fake.metrics(1, 40)
-        fake.put(status=Status(status), message=message, iteration=40)
+        # Each was made at a time of its own: that is how they are listed.
+        fake.put(status=Status(status), message=message, iteration=40, created=NOW - 100 - place)
         moment = NOW - place * 50_000
         os.utime(fake.run.state, (moment, moment))
 
