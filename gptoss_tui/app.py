@@ -27,7 +27,7 @@ from gptoss_tui import bridge, theme
 from gptoss_tui.bridge import Answer, Failure, Services
 from gptoss_tui.driver import frames_waiting
 from gptoss_tui.glass import Glass
-from gptoss_tui.glyphs import AsciiFilter, Charset, detect_charset
+from gptoss_tui.glyphs import AsciiFilter, Charset, VisibleFilter, detect_charset
 from gptoss_tui.key_order import KeyOrder
 
 if TYPE_CHECKING:
@@ -178,6 +178,10 @@ class CockpitApp(App[int]):
     def action_help_quit(self) -> None:
         self.notify("Press q to leave (Esc first, when typing). Runs go on.", title="Still here")
 
+    def notify(self, message: str, *, markup: bool = False, **options: Any) -> None:
+        """Never as markup: a message may quote a file, and a bracket in it would end the program."""
+        super().notify(message, markup=False, **options)
+
     async def action_quit(self) -> None:
         self.exit(ExitCode.DONE)
 
@@ -186,6 +190,7 @@ class CockpitApp(App[int]):
             self.register_theme(one)
         # Textual reads NO_COLOR too, even an empty one, and then writes greys.
         self._filters = [one for one in self._filters if type(one).__name__ not in ("Monochrome", "NoColor")]
+        self._filters.append(VisibleFilter())
         self.no_color = theme.wants_no_colour()
         if self.no_color:
             self._filters.append(theme.NoColourFilter())

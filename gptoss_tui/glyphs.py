@@ -7,6 +7,7 @@ every character into an ASCII one of the same width, so no widget has two forms.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from enum import StrEnum
@@ -15,6 +16,7 @@ from rich.segment import Segment
 from textual.color import Color
 from textual.filter import LineFilter
 
+from engine import visible
 from engine.run.state import Status
 
 
@@ -78,8 +80,30 @@ def to_ascii(text: str) -> str:
     return text.translate(_ASCII).encode("ascii", "replace").decode("ascii")
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 class AsciiFilter(LineFilter):
     """Turns what is about to be written into ASCII."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         return [Segment(to_ascii(text), style, control) for text, style, control in segments]
+
+
+class VisibleFilter(LineFilter):
+    """Takes out of what is about to be written whatever is more than seen.
+
+    Textual writes the escape sequences that stand in a widget's text as they are. What is taken out has no
+    width, so that nothing moves.
+    """
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        return [
+            Segment(text if control or text.isprintable() and text.isascii() else _visible(text), style, control)
+            for text, style, control in segments
+        ]
+
+
+def _visible(text: str) -> str:
+    # Half surrogates are the one thing of these that has a width.
+    return visible.clean(_SURROGATE.sub("?", text), "")

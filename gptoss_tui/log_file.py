@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from engine import visible
+
 CHUNK_BYTES = 4 << 20
 """Indexed or searched in one call: a few milliseconds."""
 TIMED_BYTES = 1 << 18
@@ -25,7 +27,6 @@ LONGEST_SHOWN_BYTES = 8192
 
 _NEWLINE = re.compile(rb"\n")
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class Lines(Protocol):
@@ -223,13 +224,15 @@ class LineFilter:
         return row if row < len(self.numbers) and self.numbers[row] == number else None
 
 
-def readable(data: bytes) -> str:
-    """Bytes of a log as one line of text that cannot do anything to a terminal.
+def readable(line: bytes | str) -> str:
+    """A line of a log, or words from a record, as one line of text that cannot do anything to a terminal.
 
     Colour codes are taken out, of a progress bar that rewrites its line the last form is kept,
     and any other control character becomes a dot.
     """
+    # Through bytes too: JSON can hold half surrogates, which cannot be written.
+    data = line.encode(errors="replace") if isinstance(line, str) else line
     text = _ESCAPES.sub("", data.decode("utf-8", "replace")).rstrip("\r\n")
     if "\r" in text:
         text = text.rpartition("\r")[2]
-    return _CONTROL.sub("·", text.expandtabs(8))
+    return visible.clean(text.expandtabs(8).replace("\n", "·"), "·")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+from engine import visible
 
 
 def print_json(value: Any, *, line: bool = False) -> None:
@@ -29,8 +28,8 @@ def print_error(message: str, hint: str) -> None:
 
 
 def clean(text: str) -> str:
-    """`text` without the control characters by which a log could drive the terminal."""
-    return _CONTROL.sub("�", text)
+    """`text` without that by which a log or a name could drive the terminal, hide or mislead."""
+    return visible.clean(text)
 
 
 def table(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine import visible
 from engine.monitor.alert import number
 from engine.monitor.metrics import Record
 from engine.options import Value
@@ -19,6 +20,7 @@ from engine.settings import OPTIONS, Settings
 
 AXES = ("iteration", "tokens", "time")
 _FIRST_COLUMNS = ("iteration", "t", "loss", "validation_loss")
+_BEGINS_FORMULA = ("=", "+", "-", "@", "\t")
 _NOT_METRICS = {"t", "iteration", "step", "kind", "message", "of", "source"}
 
 
@@ -138,10 +140,18 @@ def to_csv(run: RunRecord) -> str:
     """One line an iteration, every metric a column."""
     columns, records = metric_columns(run)
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(_cell, columns))
+    writer.writerows([_cell(record.get(column)) for column in columns] for record in records)
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A number as it is; words so that no spreadsheet takes them for a formula."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    text = visible.clean(str(value))
+    return f"'{text}" if text[:1] in _BEGINS_FORMULA else text
 
 
 def summarise(run: RunRecord) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from engine import visible
 from engine.errors import RunError, SettingsError
 from engine.paths import write_atomic
 
@@ -16,7 +17,6 @@ MOST_TAGS = 32
 LONGEST_NOTE = 2000
 
 _TAG = re.compile(r"[a-z0-9][a-z0-9._:-]{0,31}")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Labels:
         text = text.strip()
         if len(text) > LONGEST_NOTE:
             raise SettingsError(f"the note has {len(text):,} letters, at most {LONGEST_NOTE:,}", "make it shorter")
-        return replace(self, note=_CONTROL.sub(" ", text))
+        return replace(self, note=visible.clean(text, " "))
 
     @property
     def text(self) -> str:

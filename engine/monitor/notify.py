@@ -23,6 +23,7 @@ from datetime import time as TimeOfDay
 from pathlib import Path
 from typing import Any
 
+from engine import visible
 from engine.errors import EngineError, SettingsError
 from engine.findings import Severity
 from engine.monitor.alert import Alert
@@ -183,7 +184,7 @@ class Notifier:
                 raise SettingsError(f"${name} holds no URL that Apprise knows", "for example ntfy://ntfy.sh/topic")
         title = f"{self._job}: {alert.message}"
         body = f"{alert.evidence}\nlikely: {alert.cause}\nnext: {alert.next_step}"
-        if not service.notify(title=title, body=body):
+        if not service.notify(title=visible.clean(title).replace("\n", " "), body=visible.clean(body)):
             raise EngineError("a service did not take the message", "try its URL with: apprise -vv URL")
 
 

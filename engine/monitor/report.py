@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from engine import visible
 from engine.monitor.history import RunRecord, curve, differing_settings, summarise
 from engine.monitor.metrics import Record
+from engine.monitor.scale import bounded
 from engine.monitor.svg import Curve, line_chart
 from engine.settings import Settings
 
 _SPARKS = "▁▂▃▄▅▆▇█"
-_MARKDOWN = re.compile(r"([\\`*\[\]<>|])")
+_MARKDOWN = re.compile(r"([\\`*\[\]<>|&~$])")
 PICTURES = (
     ("loss", "Loss", ""),
     ("tokens_per_s", "Throughput", "tokens/s"),
@@ -57,17 +59,17 @@ def to_markdown(run: RunRecord) -> str:
 
 def to_html(run: RunRecord) -> str:
     """The page as one HTML file that needs nothing else."""
-    body = [f"<h1>{escape(run.name)}</h1>", f"<p>{escape(_headline(run))}</p>"]
+    body = [f"<h1>{_escaped(run.name)}</h1>", f"<p>{_escaped(_headline(run))}</p>"]
     for part in _parts(run):
-        body += [f"<h2>{escape(part.title)}</h2>"] if part.title and not part.metric else []
+        body += [f"<h2>{_escaped(part.title)}</h2>"] if part.title and not part.metric else []
         if part.metric:
             body.append(picture([run], part.metric, "iteration"))
         if part.heads:
             body += ["<table>", _row(part.heads, "th") if any(part.heads) else ""]
             body += [*(_row(row, "td") for row in part.rows), "</table>"]
         if part.items:
-            body += ["<ul>", *(f"<li>{escape(item)}</li>" for item in part.items), "</ul>"]
-    return _PAGE.format(title=escape(run.name), body="\n".join(body))
+            body += ["<ul>", *(f"<li>{_escaped(item)}</li>" for item in part.items), "</ul>"]
+    return _PAGE.format(title=_escaped(run.name), body="\n".join(body))
 
 
 def picture(runs: Sequence[RunRecord], metric: str, by: str, *, is_log: bool = False) -> str:
@@ -88,7 +90,7 @@ def sparkline(values: Sequence[float], width: int = 48) -> str:
         return ""
     count = min(width, len(values))
     parts = [values[i * len(values) // count : (i + 1) * len(values) // count] for i in range(count)]
-    means = [sum(part) / len(part) for part in parts]
+    means = [sum(map(bounded, part)) / len(part) for part in parts]
     low, high = min(means), max(means)
     step = (high - low) / (len(_SPARKS) - 1) or 1.0
     return "".join(_SPARKS[round((mean - low) / step)] for mean in means)
@@ -155,12 +157,17 @@ def _event_parts(run: RunRecord) -> list[Part]:
 
 
 def _row(cells: Sequence[str], tag: str) -> str:
-    return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+    return "<tr>" + "".join(f"<{tag}>{_escaped(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
 def _plain(text: str) -> str:
     """`text` as Markdown shows it, in one line: a path or a message may hold any character."""
-    return _MARKDOWN.sub(r"\\\1", text.replace("\n", " "))
+    return _MARKDOWN.sub(r"\\\1", visible.clean(text).replace("\n", " "))
+
+
+def _escaped(text: str) -> str:
+    """`text` as HTML shows it."""
+    return escape(visible.clean(text))
 
 
 def _hours(seconds: float) -> str:
@@ -169,7 +176,10 @@ def _hours(seconds: float) -> str:
 
 
 def _clock(record: Record) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["t"]))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["t"]))
+    except (OverflowError, ValueError, OSError):
+        return "?"  # no time that this machine's calendar has
 
 
 def _text(value: float | None, form: str, unit: str = "") -> str:

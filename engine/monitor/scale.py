@@ -50,11 +50,18 @@ def nice_step(rough: float) -> float:
     return next(step * power for step in _STEPS if step * power >= rough * (1 - 1e-9))
 
 
+def bounded(value: float) -> float:
+    """`value`, held where sums and differences of it are finite."""
+    return min(max(value, -1e300), 1e300)
+
+
 def make_scale(low: float, high: float, *, is_log: bool = False, previous: Scale | None = None) -> Scale:
     """An axis that holds `low`..`high`; the `previous` one where that still serves.
 
     A logarithmic axis is refused to values at or below zero: it becomes a linear one.
     """
+    # The distance of two finite numbers may be no finite one.
+    low, high = bounded(low), bounded(high)
     is_log = is_log and low > 0
     if previous is not None and previous.is_log == is_log and previous.fits(low, high):
         return previous

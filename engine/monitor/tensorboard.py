@@ -54,7 +54,7 @@ class EventFile:
         start, data = 0, self._data
         while not self.is_damaged and start + _HEADER.size <= len(data):
             length, crc = _HEADER.unpack_from(data, start)
-            if length > LONGEST_RECORD_BYTES or crc != _masked_crc(data[start : start + 8]):
+            if length > LONGEST_RECORD_BYTES or crc != masked_crc(data[start : start + 8]):
                 self.is_damaged = True
                 break
             end = start + _HEADER.size + length + _CRC_BYTES
@@ -144,7 +144,7 @@ def _make_table() -> tuple[int, ...]:
 _TABLE = _make_table()
 
 
-def _masked_crc(data: bytes) -> int:
+def masked_crc(data: bytes) -> int:
     """CRC-32C, rotated and shifted as TFRecord does (tensorflow/core/lib/hash/crc32c.h)."""
     crc = 0xFFFFFFFF
     for byte in data:

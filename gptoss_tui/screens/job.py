@@ -394,8 +394,8 @@ class JobScreen(CockpitScreen):
             choices.append(Choice("apply", "Change and resume"))
         elif cause.is_curable and self.can_resume:
             choices.append(Choice("apply", "Resume as it is"))
-        text = "\n".join(readable(line.encode()) for line in lines)
-        question = readable(cause.sentence.encode())
+        text = "\n".join(readable(line) for line in lines)
+        question = readable(cause.sentence)
         screen = ConfirmScreen(question, text, tuple(choices))
         self.app.push_screen(screen, lambda choice: self.apply_cause(edit) if choice == "apply" else None)
 

@@ -52,4 +52,4 @@ def _beside(left: str, right: str, room: int, style: str) -> Row:
 
 
 def _lines(text: str, width: int) -> list[str]:
-    return [line for paragraph in text.split("\n") for line in wrap(readable(paragraph.encode()), width)]
+    return [line for paragraph in text.split("\n") for line in wrap(readable(paragraph), width)]

@@ -42,6 +42,6 @@ class Events(Canvas):
     def _row(event: dict[str, Any], width: int) -> Row:
         t = event.get("t")
         moment = time.strftime("%H:%M:%S", time.localtime(t)) if isinstance(t, (int, float)) else " " * 8
-        message = readable(str(event.get("message", "")).replace("\n", " ").encode())
+        message = readable(str(event.get("message", "")).replace("\n", " "))
         style = _STYLES.get(str(event.get("kind"))) or _SEVERITIES.get(str(event.get("severity")), "text")
         return ((f"{moment} ", "muted"), (words.shorten(message, width - 9), style))

@@ -36,7 +36,7 @@ class Note(Canvas):
         rows: list[Row] = []
         for text, style in self._parts:
             for paragraph in text.split("\n"):
-                rows += [((line, style),) for line in wrap(readable(paragraph.encode()), width)]
+                rows += [((line, style),) for line in wrap(readable(paragraph), width)]
         return rows
 
 

@@ -34,7 +34,7 @@ class Progress(Canvas):
     @staticmethod
     def _ended(state: State, width: int) -> list[Row]:
         """Why the run is where it is; an error is worth a few lines."""
-        lines = wrap(readable((state.message or state.status.value).replace("\n", " ").encode()), width)
+        lines = wrap(readable((state.message or state.status.value).replace("\n", " ")), width)
         if len(lines) > _MOST_LINES:
             lines = [*lines[: _MOST_LINES - 1], words.shorten(" ".join(lines[_MOST_LINES - 1 :]), width)]
         return [((line, STATUS_STYLES[state.status]),) for line in lines]

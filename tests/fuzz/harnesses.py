@@ -12,23 +12,28 @@ import shutil
 import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from engine import env_file, machine_file, presets, secrets, settings_file
+from engine import env_file, imports, machine_file, presets, secrets, settings_file
 from engine.checkpoints import danger, inspect, safetensors_file
 from engine.cli import output
 from engine.errors import EngineError
+from engine.monitor import diagnose, history, report, tensorboard
 from engine.monitor.alert import Facts
 from engine.monitor.alerts import AlertWatch
-from engine.monitor.metrics import LogReader
+from engine.monitor.metrics import LogReader, Record
 from engine.monitor.sources import parse_json
+from engine.monitor.tensorboard import EventFile
+from engine.monitor.wandb_file import WandbFile
 from engine.plan.plan import Plan
 from engine.run.directory import parse_record
 from engine.run.state import State
 from engine.settings import Settings
+from tests.security import hostile
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,6 +125,51 @@ def _metadata(data: bytes) -> None:
     inspect.inspect(_place() / "iter_0000001")
 
 
+def _torch_file(data: bytes) -> None:
+    """A file that torch would load."""
+    _file("torch/x.pt", data)
+    danger.find(_place() / "torch")
+
+
+def _event_file(data: bytes) -> None:
+    """TensorBoard's records: their sums are made right, so that what they hold is read."""
+    _watched(EventFile(_file("events.out.tfevents.1.host", _with_event_sums(data))).read())
+
+
+def _wandb(data: bytes) -> None:
+    _watched(WandbFile(_file("run-x.wandb", _with_piece_sums(data))).read())
+
+
+def _watched(records: list[Record]) -> None:
+    watch = AlertWatch(Facts(iterations=100))
+    for record in records:
+        watch.feed(record, 1_700_000_000.0)
+
+
+def _report(data: bytes) -> None:
+    """The page and the table of a run whose records came from elsewhere."""
+    read = [record for line in data.split(b"\n") if (record := parse_record(line)) is not None]
+    known = [record for record in read if isinstance(record.get("t"), (int, float))]
+    records = tuple(sorted(known, key=lambda record: record["t"]))
+    run = history.RunRecord(name="x", settings=Settings(), records=records)
+    page = report.to_html(run)
+    assert "<script" not in page and "\x1b" not in page + report.to_markdown(run)
+    history.to_csv(run)
+    history.compare([run, run], "loss", "time")
+
+
+def _diagnosis(data: bytes) -> None:
+    """The logs and reports of a failed attempt."""
+    attempt = _file("attempt/rank-0.log", data).parent
+    _file("attempt/error-rank-0.json", data[:2000])
+    diagnose.diagnose(attempt, Settings())
+
+
+def _script(data: bytes) -> None:
+    """A launch script of somebody else, taken over."""
+    imports.read([_file("train.sh", data)])
+
+
 def _safetensors(data: bytes) -> None:
     safetensors_file.read_header(_file("model.safetensors", data))
 
@@ -166,6 +216,44 @@ def _metadata_seeds() -> list[bytes]:
     return [pickle.dumps({"a": [1, 2.5, "x", None]}, protocol) for protocol in range(6)] + [named, *real]
 
 
+def _torch_seeds() -> list[bytes]:
+    harmless = pickle.dumps({"a": [1, 2.5, "x", None]}, 2)
+    return [hostile.zipped(harmless), hostile.legacy(at=3, evil=harmless), *hostile.files(Path("/x")).values()]
+
+
+def _with_event_sums(data: bytes) -> bytes:
+    """An event file with its sums made right, as far as its lengths make sense."""
+    parts, at = [], 0
+    while at + 12 <= len(data):
+        head, length = data[at : at + 8], struct.unpack_from("<Q", data, at)[0]
+        parts += [head, struct.pack("<I", tensorboard.masked_crc(head)), data[at + 12 : at + 16 + length]]
+        at += 16 + length
+    return b"".join(parts)
+
+
+def _with_piece_sums(data: bytes) -> bytes:
+    """The same for the first block of a W&B file."""
+    parts, at = [data[:7]], 7
+    while at + 7 <= len(data):
+        length, body = struct.unpack_from("<H", data, at + 4)[0], data[at + 6 :][:1]
+        body += data[at + 7 : at + 7 + length]
+        parts += [struct.pack("<I", zlib.crc32(body)), data[at + 4 : at + 6], body]
+        at += 7 + length
+    return b"".join(parts)
+
+
+def _event_seeds() -> list[bytes]:
+    [path] = (ROOT / "tests/captured/rehearsal").glob("events.out.tfevents*")
+    return [path.read_bytes()[:1500]]
+
+
+def _script_seeds() -> list[bytes]:
+    torchrun = (
+        b"export A=1\nARGS=(--num-layers 24 --lr 1e-4)\nif [ x ]; then B=2; fi\ntorchrun pretrain_gpt.py ${ARGS[@]}\n"
+    )
+    return [torchrun, b"#!/bin/bash\n#SBATCH --nodes=2\nsrun python pretrain_gpt.py --seq-length $((2 * 4))\n"]
+
+
 def _safetensors_seeds() -> list[bytes]:
     header = json.dumps({"w": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}}).encode()
     return [struct.pack("<Q", len(header)) + header + bytes(12)]
@@ -181,6 +269,12 @@ ALL = (
     Harness("state", _state, lambda: _shipped("tests/captured/versions/*/state.json")),
     Harness("plan", _plan, lambda: _shipped("tests/captured/versions/*/plan.json")),
     Harness("metadata", _metadata, _metadata_seeds),
+    Harness("torch-file", _torch_file, _torch_seeds),
+    Harness("event-file", _event_file, _event_seeds),
+    Harness("wandb", _wandb, lambda: _shipped("tests/captured/wandb/*.wandb")),
+    Harness("report", _report, _record_seeds),
+    Harness("diagnosis", _diagnosis, _log_seeds),
+    Harness("script", _script, _script_seeds),
     Harness("safetensors", _safetensors, _safetensors_seeds),
     Harness("terminal", _terminal, lambda: [b"\x1b]0;title\x07\x1b[2J\x9b31m\xe2\x80\xae text\r\n\t"]),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 
@@ -17,11 +18,20 @@ def _safetensors(header: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header
 
 
+def _report(**last: object) -> bytes:
+    records = [{"t": 1, "iteration": 1, "loss": 2.5}, {"t": 2, "iteration": 2, **last}]
+    return b"\n".join(json.dumps(record).encode() for record in records)
+
+
 BROKE = {
     "safetensors": [_safetensors(b'{"w": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 1e999]}}')],
     "log": [b" [0] global_step: 1e999 | iteration 1/ 9 |", b"Training epoch 0, iteration 0/9 | global_step: 1e999"],
     "metadata": [b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\xff.", b"\x80\x02]r\xff\xff\xff\xff."],
     "records": [b"[" * 200_000, b'{"kind": {}, "t": 1}', b'{"t": 1e999, "iteration": 3}', b'{"t": NaN}', b"1" * 10_000],
+    "report": [
+        _report(loss=-1.7e308) + b'\n{"t": 3, "iteration": 3, "loss": 1.7e308}',
+        _report(kind="alert", message="x") + b'\n{"t": 1e300, "kind": "alert", "message": "\\ud800\\u001b[2J"}',
+    ],
     "state": [b"[" * 200_000, b'{"version": 1e999}', b'{"version": [1]}', b"null"],
 }
 

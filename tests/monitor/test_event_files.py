@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.monitor.tensorboard import EventFile, _masked_crc, find_event_files
+from engine.monitor.tensorboard import EventFile, find_event_files, masked_crc
 
 CAPTURED = Path(__file__).parent.parent / "captured" / "rehearsal"
 
@@ -68,7 +68,7 @@ def test_a_damaged_event_between_whole_ones_is_left_out(captured, tmp_path):
 def test_the_checksum_is_the_published_one():
     """CRC-32C of 32 zero bytes is 8A9136AA (RFC 3720, B.4); masked as TFRecord does."""
     crc = 0x8A9136AA
-    assert _masked_crc(bytes(32)) == (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+    assert masked_crc(bytes(32)) == (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def test_files_come_in_the_order_in_which_they_were_begun(captured, tmp_path):
