@@ -63,16 +63,24 @@ class History:
 
     def add_metrics(self, records: Iterable[dict[str, Any]]) -> None:
         """Take metric records; what is no number, or has no iteration, is passed over."""
+        gathered: dict[str, tuple[list[int], list[float]]] = {}
         for record in records:
             iteration = record.get("iteration")
             if type(iteration) is not int or not 0 <= iteration <= MOST_ITERATIONS:
                 continue
             for name, value in record.items():
                 if name not in _NOT_METRICS and type(value) in (int, float):
-                    self._add(name, iteration, value)
+                    if name not in gathered:
+                        gathered[name] = ([], [])
+                    places, values = gathered[name]
+                    places.append(iteration)
+                    values.append(value if type(value) is float else _as_float(value))
             if "loss" in record or "iteration_s" in record:
                 self._note_speed(record, iteration)
                 self.iteration = iteration
+        for name, (places, values) in gathered.items():
+            if name in self.series or len(self.series) < MAX_METRICS:
+                self.series.setdefault(name, Series()).extend(places, values)
 
     def add_events(self, records: Iterable[dict[str, Any]]) -> None:
         """Take event records."""
@@ -141,17 +149,6 @@ class History:
             message=step.message,
         )
 
-    def _add(self, name: str, iteration: int, value: float) -> None:
-        series = self.series.get(name)
-        if series is None:
-            if len(self.series) >= MAX_METRICS:
-                return
-            series = self.series[name] = Series()
-        try:
-            series.add(iteration, float(value))
-        except OverflowError:  # a whole number of hundreds of digits
-            series.add(iteration, math.inf)
-
     def _note_speed(self, record: dict[str, Any], iteration: int) -> None:
         told, t = record.get("iteration_s"), record.get("t")
         if isinstance(told, (int, float)) and math.isfinite(told) and told > 0:
@@ -161,6 +158,13 @@ class History:
             if (passed := (t - self._last_t) / (iteration - self.iteration)) > 0:
                 self._durations.append(passed)
         self._last_t = t if isinstance(t, (int, float)) else None
+
+
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
 
 
 def number(value: object) -> float:

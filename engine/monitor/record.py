@@ -8,11 +8,13 @@ from typing import Any
 MAX_TIME = 1e11
 """Unix seconds; the year 5138. What lies beyond breaks every calendar and is no time."""
 
+_decode = json.JSONDecoder().decode  # what json.loads does, but for guessing the encoding of every line
+
 
 def parse_record(line: bytes) -> dict[str, Any] | None:
     """One line of a JSON-lines file, or None when it is no record: it was cut off, or is not ours."""
     try:
-        record = json.loads(line)
+        record = _decode(line.decode())
     except (ValueError, RecursionError):
         return None
     if not isinstance(record, dict) or not isinstance(record.get("kind", ""), str):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 CAPACITY = 2048
@@ -63,11 +64,42 @@ class Series:
         """Take one value. An iteration at or before the last one undoes what came after it:
         a resumed run repeats the iterations since its checkpoint.
         """
-        if not 0 <= iteration <= MOST_ITERATIONS:
-            return
-        if not math.isfinite(value):
-            self.rejected += 1
-            return
+        self.extend((iteration,), (value,))
+
+    def extend(self, iterations: Sequence[int], values: Sequence[float]) -> None:
+        """Take values as they came, one after the other."""
+        # In one function and with local names: a long run is a million values of each of its metrics.
+        low, high, total, count, stride = self._low, self._high, self._sum, self._count, self.stride
+        isfinite, keep_place, keep_value = math.isfinite, self._places.append, self._values.append
+        for iteration, value in zip(iterations, values, strict=True):
+            if not 0 <= iteration <= MOST_ITERATIONS:
+                continue
+            if not isfinite(value):
+                self.rejected += 1
+                continue
+            bucket = iteration // stride
+            if iteration <= self.last_iteration or bucket >= len(count):
+                self._make_room(iteration)
+                low, high, total, count, stride = self._low, self._high, self._sum, self._count, self.stride
+                bucket = iteration // stride
+            if not count[bucket]:
+                low[bucket] = high[bucket] = total[bucket] = value
+            else:
+                if value < low[bucket]:
+                    low[bucket] = value
+                elif value > high[bucket]:
+                    high[bucket] = value
+                total[bucket] += value
+            count[bucket] += 1
+            keep_place(iteration)
+            keep_value(value)
+            self.last, self.last_iteration = value, iteration
+            self.points += 1
+        if (surplus := len(self._places) - RECENT) > RECENT:
+            del self._places[:surplus], self._values[:surplus]
+
+    def _make_room(self, iteration: int) -> None:
+        """A bucket for this iteration; what it undoes is dropped."""
         if iteration <= self.last_iteration:
             self._rewind(iteration)
         while iteration >= self._capacity * self.stride:
@@ -75,22 +107,6 @@ class Series:
         bucket = iteration // self.stride
         if bucket >= len(self._count):
             self._grow(bucket + 1 - len(self._count))
-        # In place of a function: a long run is a million calls for each of its metrics.
-        if not self._count[bucket]:
-            self._low[bucket] = self._high[bucket] = self._sum[bucket] = value
-        else:
-            if value < self._low[bucket]:
-                self._low[bucket] = value
-            elif value > self._high[bucket]:
-                self._high[bucket] = value
-            self._sum[bucket] += value
-        self._count[bucket] += 1
-        self._places.append(iteration)
-        self._values.append(value)
-        if len(self._places) > 2 * RECENT:
-            del self._places[:RECENT], self._values[:RECENT]
-        self.last, self.last_iteration = value, iteration
-        self.points += 1
 
     def columns(self, first: float, last: float, width: int) -> list[Column | None]:
         """The iterations `first`..`last` as `width` columns; None where there is no value."""

@@ -123,6 +123,22 @@ def test_labels_have_the_decimals_that_tell_them_apart():
     assert labels([0.0, 1e-4]) == ["0", "1.0e-4"]
 
 
+PLACES = st.one_of(st.integers(0, 700), st.sampled_from([-1, 10**13]))
+
+
+@given(st.lists(st.tuples(PLACES, st.floats(-9, 9) | st.just(math.nan))), st.integers(1, 9))
+def test_values_taken_in_batches_are_those_taken_one_by_one(values, size):
+    one_by_one, batches = Series(capacity=64), Series(capacity=64)
+    for iteration, value in values:
+        one_by_one.add(iteration, value)
+    for start in range(0, len(values), size):
+        batch = values[start : start + size]
+        batches.extend([iteration for iteration, _ in batch], [value for _, value in batch])
+    names = ("stride", "last", "last_iteration", "points", "rejected", "_places", "_values")
+    assert [getattr(batches, name) for name in names] == [getattr(one_by_one, name) for name in names]
+    assert batches.columns(0, 700, 40) == one_by_one.columns(0, 700, 40)
+
+
 def test_a_range_that_still_serves_is_kept():
     first = make_scale(2.0, 6.0)
     assert make_scale(2.1, 5.9, previous=first) is first
