@@ -52,6 +52,8 @@ class Series:
         """Iterations in one bucket."""
         self.last: float | None = None
         self.last_iteration = -1
+        self.first_iteration = 0
+        """The least that there is a value of, once there is one."""
         self.points = 0
         """Finite values taken, those of undone iterations included."""
         self.rejected = 0
@@ -100,6 +102,8 @@ class Series:
 
     def _make_room(self, iteration: int) -> None:
         """A bucket for this iteration; what it undoes is dropped."""
+        if self.last_iteration < 0 or iteration < self.first_iteration:
+            self.first_iteration = iteration
         if iteration <= self.last_iteration:
             self._rewind(iteration)
         while iteration >= self._capacity * self.stride:

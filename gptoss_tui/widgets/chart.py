@@ -388,7 +388,9 @@ class Chart(Canvas, can_focus=True):
         dots = range(self.cursor * self._dots.across, len(self._columns))
         dot = next((dot for dot in dots if self._columns[dot] is not None), self.cursor * self._dots.across)
         first, last = self._shown
-        return first + (last - first) * dot / max(1, len(self._columns) - 1)
+        place = first + (last - first) * dot / max(1, len(self._columns) - 1)
+        # A dot holds many iterations; there may be none before its middle, as before the first of a run.
+        return max(place, min((one.first_iteration for one in self._all_series() if one.points), default=place))
 
     def _column_at_cursor(self, series: Series) -> Column | None:
         if self.cursor is None or not self._columns:

@@ -148,10 +148,24 @@ async def test_a_cursor_tells_single_values_and_escape_takes_it_away(make_monito
         chart = app.screen.query_one("#chart", Chart)
         chart.focus()
         await pilot.press("home")
-        await until(pilot, lambda: "2: 5.927 (5.754 to 6.100)" in chart.text)
+        await until(pilot, lambda: "1: 5.870 (5.526 to 6.100)" in chart.text)
         await pilot.press("escape")
         assert chart.cursor is None
         assert isinstance(app.screen, MonitorScreen)
+
+
+async def test_the_first_place_under_the_cursor_is_that_of_the_first_value(make_app, runs_root):
+    fake = FakeRun(runs_root, iterations=100_000)
+    fake.metrics(1, 120)
+    app = make_app(lambda: MonitorScreen(fake.run))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.screen.history.iteration == 120, 60.0)
+        chart = app.screen.query_one("#chart", Chart)
+        chart.picture.series.add(90_000, 2.0)  # so that a cell holds many hundreds
+        chart.redraw()
+        chart.focus()
+        await pilot.press("home")
+        await until(pilot, lambda: "1: " in chart.text and "0: " not in chart.text, 60.0)
 
 
 async def test_the_log_axis_is_told(make_monitor):
