@@ -80,9 +80,8 @@ class CockpitApp(App[int]):
 
     def get_default_screen(self) -> Screen[Any]:
         screen = self._start()
-        # Textual reads a screen's stylesheet when it is pushed, which the first one is not.
+        # Textual reads a screen's stylesheet when it is pushed, which the first one is not. It parses it when needed.
         self.stylesheet.read_all(screen.css_path)
-        self.stylesheet.reparse()
         return screen
 
     def get_css_variables(self) -> dict[str, str]:
