@@ -210,12 +210,17 @@ def head(title: str, at: Path, run: Path) -> list[str]:
     here = '"$(dirname -- "${BASH_SOURCE[0]}")"' + ("" if up == "." else f"/{up}")
     return [
         BASH,
-        f"# {title}",
+        comment(title),
         "# shellcheck disable=SC1091,SC2030,SC2031 # it sources files of the run; each step is a subshell",
         "set -euo pipefail",
         # Physical, because processes of an attempt are recognised by its path.
         f'RUN_DIR="$(cd -- {here} && pwd -P)"',
     ]
+
+
+def comment(text: str) -> str:
+    """A comment line. A directory's name may hold a line break, behind which bash would read a command."""
+    return "# " + re.sub(r"[\x00-\x1f\x7f]", "?", text)
 
 
 def _assignments(variables: Mapping[str, str]) -> list[str]:

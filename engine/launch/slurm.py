@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engine.errors import SettingsError
 from engine.launch import images, local
-from engine.launch.command import BASH, Command, Quoter, StepRequest
+from engine.launch.command import BASH, Command, Quoter, StepRequest, comment
 from engine.launch_settings import LaunchSettings
 
 JOB_SCRIPT, NODE_SCRIPT, JOB_ID, JOB_ENV = "job.sbatch", "node.sh", "slurm.job", "job.env"
@@ -92,7 +92,7 @@ def job_script(requests: Sequence[StepRequest], at: Path) -> str:
     lines = [
         BASH,
         *directives(requests),
-        f"# {', '.join(request.step for request in requests)} of the run {first.run.name}; written by gptoss",
+        comment(f"{', '.join(request.step for request in requests)} of the run {first.run.name}; written by gptoss"),
         *([f"# By hand, from the run directory: sbatch {at.relative_to(first.run)}"] if at.name == JOB_SCRIPT else []),
         "# shellcheck disable=SC2317 # traps call `ask`",
         "set -euo pipefail",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from engine import env_file, settings_file
-from engine.errors import EngineError, RunError
+from engine.errors import EngineError, RunError, SettingsError
 from engine.launch import container, images, local, scripts, signals, slurm
 from engine.launch.command import ENV_FILE, Command, StepRequest
 from engine.paths import write_atomic
@@ -50,7 +51,7 @@ _WAYS: dict[str, tuple[str, Callable[[StepRequest], Command]]] = {
 def export(settings: Settings, plan: Plan, directory: Path) -> tuple[list[Path], list[str]]:
     """Write every script that the settings allow; return them, and what a person should know of them.
 
-    Raises RunError when the directory is not empty or cannot be written.
+    Raises RunError when the directory is not empty or cannot be written, SettingsError when there is no way to start.
     """
     run = RunDirectory(directory)
     try:
@@ -67,6 +68,7 @@ class _Export:
         self.run, self.settings, self.plan = run, settings, plan
         self.written: list[Path] = []
         self.notes: list[str] = []
+        self._why: list[str] = []
         self.reasons = {step.name: step.why for step in plan.steps}
         self.port = commands.rendezvous_port(run, settings, 1)
         self.values = commands.environment_values(settings, plan, self.port)
@@ -85,7 +87,18 @@ class _Export:
         else:
             self._try("nodes/", self._nodes)
         self._try(JOB, self._job)
+        if not any(path.name in (*_WAYS, JOB) for path in self.written):
+            raise self._nothing()
         return self.written, self.notes
+
+    def _nothing(self) -> SettingsError:
+        """What to say when every way of starting is ruled out; what was written for them is of no use."""
+        for entry in self.run.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        return SettingsError("no script can start this run", "\n        ".join(dict.fromkeys(self._why)))
 
     def _old_environment(self) -> str:
         return start.environment_text(self.settings)
@@ -96,6 +109,7 @@ class _Export:
             write()
         except EngineError as error:
             self.notes.append(f"{name} is left out: {error.message} ({error.hint})")
+            self._why.append(f"{error.message}: {error.hint}")
 
     def _requests(self, launcher: str, **changes: object) -> list[StepRequest]:
         settings = self.settings.with_values({"launch.launcher": launcher})

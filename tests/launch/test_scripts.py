@@ -159,6 +159,25 @@ def test_steps_can_be_chosen(tmp_path):
     assert done.stdout.count("ARGV") == 1 and "engine.workers.export" in done.stdout
 
 
+def test_a_line_break_in_a_name_is_no_command(tmp_path):
+    run = _export(tmp_path / "made\ntouch pwned #", "rehearsal", **{"launch.python": "true"})
+    for script in _scripts(run.path):
+        # sbatch's programs are not here; what stands before them is carried out.
+        subprocess.run(["bash", str(script)], capture_output=True, cwd=tmp_path)
+    assert not list(tmp_path.rglob("pwned"))
+    assert subprocess.run(["bash", str(run.path / "run.sh")], cwd=tmp_path).returncode == 0
+
+
+def test_no_script_at_all_is_no_success(tmp_path, capsys):
+    from gptoss_tui.__main__ import main
+
+    directory = tmp_path / "made"
+    assert main(["export-scripts", "--preset", "tutorial", "--output", str(directory)]) == 2
+    told = capsys.readouterr().err
+    assert "no script can start this run" in told and "--set launch.megatron_lm=DIR" in told
+    assert list(directory.iterdir()) == []
+
+
 @pytest.fixture
 def made(tmp_path):
     """Exported scripts whose Python fails in the step that $FAIL names; and how to run them."""
