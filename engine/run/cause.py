@@ -11,6 +11,8 @@ from engine.run import reports
 from engine.run.directory import RunDirectory
 from engine.run.state import State, Status
 
+_UNKNOWN = "this failure is not in the catalogue"
+
 
 def cause_of(run: RunDirectory) -> Diagnosis | None:
     """The cause of the failure that ended `run`; None when it did not fail or nothing explains it.
@@ -20,6 +22,10 @@ def cause_of(run: RunDirectory) -> Diagnosis | None:
     state = run.read_state()
     if state.status is not Status.FAILED:
         return None
+    last = next((step.status for step in state.steps if step.name == state.step), Status.PENDING)
+    if last in (Status.PENDING, Status.FINISHED):
+        # The next attempt was never made; the logs of the last one tell of a success.
+        return _of_supervisor(state) if state.message else None
     attempt = run.attempt(state.attempt, state.step)
     try:
         return Diagnosis.from_json(json.loads((attempt / "diagnosis.json").read_text(encoding="utf-8")))
@@ -32,19 +38,39 @@ def cause_of(run: RunDirectory) -> Diagnosis | None:
 def _as_told(state: State, attempt: Path) -> Diagnosis | None:
     """A failure that no catalogue knows, in the words of the rank that failed first, or of the supervisor."""
     error = reports.earliest_error(attempt)
-    if error is None and not state.message:
-        return None
+    if error is None:
+        return _of_supervisor(state, why=_UNKNOWN, next_step=f"read the logs in {attempt}") if state.message else None
     return Diagnosis(
         key=UNKNOWN,
-        cause=_first_line(f"{error.error}: {error.message}") if error else state.message,
-        why="this failure is not in the catalogue",
-        next_step=(error and error.hint) or f"read the logs in {attempt}",
+        cause=_first_line(f"{error.error}: {error.message}"),
+        why=_UNKNOWN,
+        next_step=error.hint or f"read {attempt}/rank-{error.rank}.log",
         edit={},
-        evidence=_first_line(error.message) if error else state.message,
-        log=f"error-rank-{error.rank}.json" if error else "state.json",
-        rank=error.rank if error else None,
-        t=error.t if error else state.ended or state.heartbeat,
-        is_curable=error is None or reports.may_pass(error),
+        evidence=_first_line(error.message),
+        log=f"error-rank-{error.rank}.json",
+        rank=error.rank,
+        t=error.t,
+        is_curable=reports.may_pass(error),
+        source="",
+    )
+
+
+def _of_supervisor(
+    state: State,
+    why: str = "the supervisor could not start a step",
+    next_step: str = "mend that, then resume the run; supervisor.log may tell more",
+) -> Diagnosis:
+    return Diagnosis(
+        key=UNKNOWN,
+        cause=state.message,
+        why=why,
+        next_step=next_step,
+        edit={},
+        evidence=state.message,
+        log="state.json",
+        rank=None,
+        t=state.ended or state.heartbeat,
+        is_curable=True,
         source="",
     )
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -345,3 +346,14 @@ def test_a_table_of_an_unknown_kind_is_refused(make_run, capsys, tmp_path):
     assert main(["report", "night", "--metrics", str(tmp_path / "x.json")]) == 2
     assert "let it end in .csv or .parquet" in capsys.readouterr().err
     assert not (tmp_path / "x.json").exists()
+
+
+def test_a_step_that_was_never_started_is_not_explained_by_the_one_before(make_run, capsys):
+    run = make_run("night", Status.FAILED)
+    state = run.read_state()
+    (run.attempt(1, "train") / "rank-0.log").write_text("IndexError: index out of range in self\n")
+    finished = state.with_step("train", status=Status.FINISHED)
+    run.state.write_text(replace(finished, message="machine.hosts names no host (name some)").to_json())
+    assert main(["diagnose", "night"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("machine.hosts names no host (name some)\n") and "could not start a step" in told
