@@ -123,8 +123,6 @@ class HomeScreen(Launching, CockpitScreen):
         if width:
             name_width = max(map(len, self._presets), default=0)
             choices.show([preset_item(one, width - 2, name_width) for one in self._presets.values()], highlighted)
-            count = words.plural(len(self._presets), "preset")
-            self.query_one("#presets-title", Rule).show(right=((count, "muted"),) if self._presets else ())
             self._describe()
 
     def _draw_runs(self) -> None:
@@ -159,10 +157,12 @@ class HomeScreen(Launching, CockpitScreen):
 
     def _tell_hidden(self) -> None:
         """Say in the titles how much of the lists does not fit."""
-        for name, count in (("presets", 0), ("runs", self._live)):
+        presets = words.plural(len(self._presets), "preset") if self._presets else ""
+        live = f"{self._live} at work" if self._live else ""
+        for name, count, style in (("presets", presets, "muted"), ("runs", live, "accent")):
             hidden = self.query_one(f"#{name}", Choices).hidden
-            spans = [(hidden, "muted")] if hidden else []
-            spans += [(f"{'  ' if hidden else ''}{count} at work", "accent")] if count else []
+            spans = [(f"{hidden}  " if count else hidden, "muted")] if hidden else []
+            spans += [(count, style)] if count else []
             self.query_one(f"#{name}-title", Rule).show(right=tuple(spans))
 
     @on(Choices.Chosen, "#presets")
