@@ -247,9 +247,13 @@ class SetUp:
         )
         for key, value in changed.items():
             print(f"  {key} = {output.clean(text_of(value))}")
-        if missing := answers.missing(settings):
-            for key, why in missing.items():
-                print(f"  missing: {key}: {why}")
+        missing, problems = answers.missing(settings), self.draft.problems
+        for key, why in missing.items():
+            print(f"  missing: {key}: {why}")
+        # Left on the screens, where what is no value stays in its field.
+        for problem in problems.values():
+            print(output.clean(f"  no value: {problem}"))
+        if missing or problems:
             return None, ()
         plan = attempt(self._plan)
         if isinstance(plan, Failure):

@@ -255,6 +255,17 @@ def test_the_summary_names_what_is_missing_and_a_station_can_be_changed(capsys, 
     assert setup.draft.settings.data.path == "own.txt"
 
 
+def test_what_was_left_on_the_screens_as_no_value_is_named_and_starts_nothing(capsys):
+    draft = Draft(Settings().with_values(REHEARSAL))
+    draft.set("training.global_batch", "lots")
+    arguments = SimpleNamespace(force=False, name="named", detach=True, json=False, show_screen=None)
+    person = ScriptedPerson(("number", "1"), ("number", "6"))
+    assert SetUp(draft, ServicesOfALaptop(), person, arguments).run() == 0
+    said = capsys.readouterr().out
+    assert "no value: training.global_batch: 'lots' is not allowed" in said
+    assert "it cannot start like this" in said
+
+
 def test_a_preset_and_scripts_can_be_kept(capsys, tmp_path):
     person = ScriptedPerson(
         ("machine.device", ">"), ("number", "2"), ("File", "<"), ("number", "5"), ("station", "<"),
