@@ -98,9 +98,11 @@ class CockpitApp(App[int]):
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Every key of the screen, by its description: nothing is reachable by key alone."""
+        from gptoss_tui.screens.help import is_ours
+
         for active in screen.active_bindings.values():
             binding = active.binding
-            if binding.description and active.enabled and not binding.system:
+            if is_ours(binding) and active.enabled:
                 run = partial(self.run_action, binding.action, default_namespace=active.node)
                 yield SystemCommand(binding.description, f"key: {self.get_key_display(binding)}", run)
         yield SystemCommand("Theme", "Choose the colours", self.action_change_theme)

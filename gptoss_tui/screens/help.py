@@ -41,12 +41,17 @@ class HelpScreen(Steady, ModalScreen[None]):
             yield Static("Esc closes this. : or F2 lists every command by name.", id="note", markup=False)
 
 
+def is_ours(binding: Binding) -> bool:
+    """False for the dozens of keys with which a text field of Textual is edited: those are the usual ones."""
+    return bool(binding.id and binding.description) and not binding.system
+
+
 def keys_of(screen: Screen[Any]) -> list[tuple[str, str]]:
     """The keys that do something on `screen` now, those of the focused widget first."""
     keys: dict[str, list[str]] = {}
     for active in screen.active_bindings.values():
         binding = active.binding
-        if binding.description and not binding.system and active.enabled:
+        if is_ours(binding) and active.enabled:
             shown = keys.setdefault(binding.description, [])
             if (name := screen.app.get_key_display(binding)) not in shown:
                 shown.append(name)

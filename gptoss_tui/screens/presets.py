@@ -66,11 +66,20 @@ class PresetsScreen(CockpitScreen):
         if isinstance(answer.value, Failure):
             self.notify(f"{answer.value.message}\n{answer.value.hint}".strip(), severity="error", timeout=10)
         elif answer.name == "presets":
-            self._presets = {preset.name: preset for preset in answer.value}
+            self._presets = {preset.name: preset for preset in self._suited_first(answer.value)}
             self._draw()
         elif answer.name == "delete":
             self.notify(f"{answer.value} is deleted.")
             self._load()
+
+    def _suited_first(self, found: Iterable[Preset]) -> Iterable[Preset]:
+        """In the order of the first screen."""
+        from engine.presets import suited_first
+
+        machine = self.cockpit.machine
+        if machine is None or isinstance(machine, Failure):
+            return found
+        return suited_first(found, [gpu.short_name for gpu in machine.gpus])
 
     def _draw(self) -> None:
         choices = self.query_one("#presets", Choices)

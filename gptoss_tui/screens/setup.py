@@ -370,14 +370,17 @@ class SetupScreen(Reviewing):
             told = drafts.explanation(field.option)
             self._about.show_parts([(told["help"], "text"), (told["allowed"], "muted")])
         else:
-            within = self.focused.ancestors if self.focused is not None else []
-            is_length = any(isinstance(node, LengthField) for node in within)
-            self._about.show_parts([(LengthField.HELP if is_length else BY_KEY[self._station].intro, "muted")])
+            about = LengthField.HELP if self._is_at_length() else BY_KEY[self._station].intro
+            self._about.show_parts([(about, "muted")])
+
+    def _is_at_length(self) -> bool:
+        within = self.focused.ancestors if self.focused is not None else []
+        return any(isinstance(node, LengthField) for node in within)
 
     def help_text(self) -> str:
         field = field_of(self.focused)
         if field is None:
-            return self.HELP_TEXT
+            return LengthField.HELP if self._is_at_length() else self.HELP_TEXT
         told = drafts.explanation(field.option)
         return "\n\n".join([field.option.key, *(text for text in told.values() if text)])
 
