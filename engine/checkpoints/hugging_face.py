@@ -80,11 +80,13 @@ def find(reference: str) -> Path:
 
 def read(directory: Path) -> HuggingFaceCheckpoint:
     """The checkpoint in `directory`. Raises CheckpointError or SettingsError naming what is wrong with it."""
-    if not (directory / "config.json").exists() and torch_dist.is_there(directory):
-        raise CheckpointError(
-            f"{directory} is a Megatron checkpoint and not a Hugging Face one",
-            f"look at it: gptoss checkpoint inspect {directory}, or export it: gptoss export {directory} OUT",
-        )
+    if not (directory / "config.json").exists():
+        if torch_dist.is_there(directory):
+            raise CheckpointError(
+                f"{directory} is a Megatron checkpoint and not a Hugging Face one",
+                f"look at it: gptoss checkpoint inspect {directory}, or export it: gptoss export {directory} OUT",
+            )
+        raise CheckpointError(f"there is no {directory / 'config.json'}", "give a directory with a Hugging Face model")
     model = read_config(directory)
     config = read_json(directory / "config.json", MAX_CONFIG_BYTES)
     if config.get("model_type", "gpt_oss") != "gpt_oss":

@@ -111,6 +111,10 @@ def _work(job: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, An
                 assert process.stdout is not None  # it is a pipe
                 result = _listen(process.stdout)
                 code = process.wait()
+            except KeyboardInterrupt:
+                if "out" in job:
+                    output.say("interrupted; with the same words it goes on where it was")
+                raise
             finally:
                 process.kill()
         if result is None:

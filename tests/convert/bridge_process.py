@@ -4,7 +4,7 @@
 {"load": ITERATION, "hf": HF_DIR}                          -> {"parameters": n}      strictness raise_all
 {"fields": ITERATION, "hf": HF_DIR}                        -> {"differences": [...]}  of Bridge's provider
 {"export": ITERATION, "hf": HF_DIR}                        -> {"tensors": n, "differing": [...]}
-{"logits": ITERATION, "hf": HF_DIR}                        -> {"comparisons": [...], "within": bool}
+{"logits": ITERATION, "hf": HF_DIR}                        -> {"comparisons": [...], "within": bool, "told": [...]}
 """
 
 from __future__ import annotations
@@ -128,8 +128,12 @@ def logits(question: dict[str, Any]) -> dict[str, Any]:
     from engine.workers.stream.verify import compare_logits
 
     reference = hugging_face.read(Path(question["hf"]))
-    found = compare_logits(reference, torch_dist.read(Path(question["logits"])), "fp32")
+    told: list[str] = []
+    found = compare_logits(
+        reference, torch_dist.read(Path(question["logits"])), "fp32", on_progress=lambda text, *_: told.append(text)
+    )
     return {
+        "told": list(dict.fromkeys(told)),
         "comparisons": [one.to_json() for one in found],
         "within": all(one.is_within("fp32") for one in found),
     }

@@ -200,13 +200,13 @@ def test_a_full_disk_and_a_small_memory_are_seen_before(
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(resources.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-        with pytest.raises(PreflightError, match="0.0 GB free"):
+        with pytest.raises(PreflightError, match=r"0\.0000 GB free and 0\.0007 GB are needed"):
             convert(source("bf16", 64), tmp_path / "out", "bf16")
     with monkeypatch.context() as patch:
         patch.setattr(resources, "available_memory_bytes", lambda: 100 << 20)
         with pytest.raises(PreflightError, match="GiB of memory are free"):
             convert(source("bf16", 64), tmp_path / "out", "bf16")
-    assert not (tmp_path / "out").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_write_that_fails_is_reported(source: MakeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +216,22 @@ def test_a_write_that_fails_is_reported(source: MakeSource, tmp_path: Path, monk
     monkeypatch.setattr(files.OutputFile, "put", fail)
     with pytest.raises(StepFailed, match="No space left on device"):
         convert(source("bf16", 64), tmp_path / "out", "bf16")
-    assert not (tmp_path / "out").exists()
+    assert list(tmp_path.iterdir()) == []  # nothing was finished with which it could go on
+
+
+def test_how_long_it_will_take_is_said_when_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(files.time, "monotonic", lambda: now[0])
+    meter = files.Meter(200_000_000_000)
+    meter.keep(100_000_000_000)
+    meter.add(1_000_000, "lm_head.weight")
+    now[0] += 0.5
+    assert meter.sentence() == "100.00 of 200.00 GB, 0.00 GB/s  lm_head.weight"
+    now[0] += 9.5
+    meter.add(9_999_000_000, "lm_head.weight")
+    assert meter.sentence() == "110.00 of 200.00 GB, 1.00 GB/s, 90 s left  lm_head.weight"
+    now[0] += 90
+    assert meter.sentence() == "110.00 of 200.00 GB, 0.10 GB/s, 15 min left  lm_head.weight"
 
 
 def test_fp32_becomes_bf16_by_rounding(source: MakeSource, tmp_path: Path) -> None:

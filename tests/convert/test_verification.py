@@ -115,6 +115,9 @@ def test_a_good_checkpoint_is_verified(good: Path, source: MakeSource, bridge: J
     assert answer["within"], answer
     assert [one["tokens"] for one in answer["comparisons"]] == [8, 24, 64]
     assert all(one["agreement"] == 1 for one in answer["comparisons"])
+    assert answer["told"] == [
+        f"logits by {who}: layer {layer} of 4" for who in ("transformers", "Megatron") for layer in (1, 2, 3, 4)
+    ]
 
 
 def test_what_memory_forbids_is_said(good: Path, source: MakeSource, monkeypatch: pytest.MonkeyPatch) -> None:

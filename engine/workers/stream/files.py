@@ -29,6 +29,7 @@ from engine.workers import files as directories
 
 JOURNAL, LOCK = "journal.jsonl", "lock"
 _POLL_S = 0.25
+_SETTLED_S = 1.0
 _DISK_THREADS = 2
 _HINTS = (
     ((errno.ENOSPC, errno.EDQUOT), "free some disk space there, then start it again: it goes on where it was"),
@@ -81,8 +82,10 @@ class Meter:
         digits = 2 if self.total_bytes >= 1e8 else 4
         done, total = (f"{count / 1e9:.{digits}f}" for count in (self.done_bytes, self.total_bytes))
         text = f"{done} of {total} GB, {speed / 1e9:.2f} GB/s"
-        if speed and self.done_bytes < self.total_bytes:
-            text += f", {(self.total_bytes - self.done_bytes) / speed:.0f} s left"
+        # The first moments say nothing about the rest.
+        if speed and seconds >= _SETTLED_S and self.done_bytes < self.total_bytes:
+            left = (self.total_bytes - self.done_bytes) / speed
+            text += f", {left:.0f} s left" if left < 120 else f", {left / 60:.0f} min left"
         return f"{text}  {self._label}".rstrip()
 
 
@@ -159,8 +162,11 @@ def making(final: Path, identity: Mapping[str, Any]) -> Iterator[Path]:
             journal.write_text(first, encoding="utf-8")
         try:
             yield partial
-        except CheckpointError:
-            shutil.rmtree(partial)  # a damaged source stays damaged: there is nothing to go on with
+        except BaseException as error:
+            # A damaged source stays damaged, and without a finished file there is nothing to go on with.
+            is_useless = journal.exists() and len(journal.read_bytes().splitlines()) <= 1
+            if isinstance(error, CheckpointError) or is_useless:
+                shutil.rmtree(partial)
             raise
 
 

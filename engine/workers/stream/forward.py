@@ -29,20 +29,27 @@ from engine.workers.stream.values import TORCH_DTYPES
 
 type LoadOne = Callable[[str, tuple[int, ...]], Tensor]
 """Gives the values of a parameter by its name and shape."""
+type OnLayer = Callable[[int], None]
+"""Gets the number of the layer that begins, perhaps several times."""
 
 _EXPERT = re.compile(r"mlp\.experts\.local_experts\.(\d+)\.linear_fc([12])\.(.+)")
+_LAYER = re.compile(r"\blayers\.(\d+)")
 _SAVED_AS = {"input_layernorm.weight": f"{QKV}.layer_norm_weight"}
 """Names that the local layers change when they save (gpt_layer_specs.py, sharded_state_dict_keys_map)."""
 
 
-def transformers_logits(directory: Path, prompts: Sequence[Tensor], precision: str) -> list[Tensor]:
+def transformers_logits(
+    directory: Path, prompts: Sequence[Tensor], precision: str, on_layer: OnLayer | None = None
+) -> list[Tensor]:
     """What transformers computes from the Hugging Face checkpoint in `directory`."""
-    with transformers_model(directory, precision) as model, torch.inference_mode():
+    with transformers_model(directory, precision, on_layer=on_layer) as model, torch.inference_mode():
         return _apart(model(_together(prompts), use_cache=False).logits, prompts)
 
 
 @contextlib.contextmanager
-def transformers_model(directory: Path, precision: str, device: str = "cpu") -> Iterator[Callable[..., Any]]:
+def transformers_model(
+    directory: Path, precision: str, device: str = "cpu", on_layer: OnLayer | None = None
+) -> Iterator[Callable[..., Any]]:
     """The model of the Hugging Face checkpoint in `directory`, each part of which gets its weights when it is called.
 
     It takes tokens that lie anywhere and computes on `device`.
@@ -71,12 +78,16 @@ def transformers_model(directory: Path, precision: str, device: str = "cpu") -> 
         owners = [("model.embed_tokens", model.model.embed_tokens), ("model.norm", model.model.norm)]
         owners += [(f"model.layers.{i}", layer) for i, layer in enumerate(model.model.layers)]
         owners += [("lm_head", model.lm_head)]
-        with _weights_on_call(owners, load):
+        with _weights_on_call(owners, load, on_layer):
             yield lambda tokens, **options: model(tokens.to(device), **options)
 
 
 def megatron_logits(
-    iteration: Path, prompts: Sequence[Tensor], precision: str, base: Path | None = None
+    iteration: Path,
+    prompts: Sequence[Tensor],
+    precision: str,
+    base: Path | None = None,
+    on_layer: OnLayer | None = None,
 ) -> list[Tensor]:
     """What Megatron computes from one iteration of a checkpoint, built as its run_config.yaml says.
 
@@ -94,7 +105,7 @@ def megatron_logits(
             reader = trained if ADAPTER in name else weights
             return _megatron_parameter(reader, name.replace(".to_wrap.", "."), shape).to(TORCH_DTYPES[precision])
 
-        with _weights_on_call(list(_called(model)), load), torch.inference_mode():
+        with _weights_on_call(list(_called(model)), load, on_layer), torch.inference_mode():
             return _apart(_answer(model, _together(prompts)), prompts)
 
 
@@ -122,14 +133,20 @@ def run_config_differences(iteration: Path, model: Model) -> list[str]:
 
 
 @contextlib.contextmanager
-def _weights_on_call(owners: Sequence[tuple[str, nn.Module]], load: LoadOne) -> Iterator[None]:
+def _weights_on_call(
+    owners: Sequence[tuple[str, nn.Module]], load: LoadOne, on_layer: OnLayer | None = None
+) -> Iterator[None]:
     """Give each module its weights while it computes."""
     handles: list[Any] = []
 
     def attach(prefix: str, module: nn.Module) -> None:
         shapes = {name: tuple(value.shape) for name, value in module.named_parameters()}
 
+        layer = _LAYER.search(prefix)
+
         def fill(*_: Any) -> None:
+            if on_layer and layer:
+                on_layer(int(layer[1]))
             for name, shape in shapes.items():
                 _set(module, name, nn.Parameter(load(f"{prefix}.{name}", shape), requires_grad=False))
 

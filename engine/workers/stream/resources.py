@@ -40,8 +40,9 @@ def require_disk(directory: Path, needed_bytes: int, there_bytes: int) -> None:
     needed = int((needed_bytes - there_bytes) * _MARGIN)
     free = shutil.disk_usage(directory).free
     if needed > free:
+        digits = 1 if needed >= 1e8 else 4
         raise PreflightError(
-            f"{directory} has {free / 1e9:.1f} GB free and {needed / 1e9:.1f} GB are needed",
+            f"{directory} has {free / 1e9:.{digits}f} GB free and {needed / 1e9:.{digits}f} GB are needed",
             "free some space, or choose a directory on another disk",
         )
 

@@ -95,7 +95,7 @@ def verify(
         look = _Look(stored=stored, reference=hugging_face.read(against), base=base, result=result)
         problems += look.at_files() + look.at_weights(on_progress, threads)
         if with_logits:
-            problems += look.at_logits()
+            problems += look.at_logits(on_progress)
     return {**result, "problems": problems, "is_verified": not problems}
 
 
@@ -128,7 +128,7 @@ class _Look:
         self.result["tensors_compared"] = len(tensors.hugging_face(self.reference.model))
         return [str(one) for one in found]
 
-    def at_logits(self) -> list[str]:
+    def at_logits(self, on_progress: OnProgress | None) -> list[str]:
         if self.base is not None and (self.base / "config.json").is_file():
             raise CheckpointError(
                 f"{self.base} is a Hugging Face checkpoint, and Megatron needs its own to compute logits",
@@ -141,7 +141,7 @@ class _Look:
                 f"logits not compared: that needs {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} are free"
             )
             return []
-        found = compare_logits(self.reference, self.stored, precision, self.base)
+        found = compare_logits(self.reference, self.stored, precision, self.base, on_progress)
         self.result.update(
             precision=precision,
             logits=[{**one.to_json(), "allowed": one.allowed(precision)} for one in found],
@@ -183,13 +183,25 @@ def weight_differences(
 
 
 def compare_logits(
-    reference: HuggingFaceCheckpoint, stored: DistributedCheckpoint, precision: str, base: Path | None = None
+    reference: HuggingFaceCheckpoint,
+    stored: DistributedCheckpoint,
+    precision: str,
+    base: Path | None = None,
+    on_progress: OnProgress | None = None,
 ) -> list[logits.Comparison]:
     """transformers with the reference against Megatron with the checkpoint, at three lengths."""
     torch.set_num_threads(resources.cores())
     prompts = logits.prompts(reference.model.vocab, reference.model.window)
-    expected = forward.transformers_logits(reference.path, prompts, precision)
-    return logits.compare(expected, forward.megatron_logits(stored.path, prompts, precision, base))
+    layers = reference.model.layers
+
+    def telling(who: str) -> forward.OnLayer | None:
+        if on_progress is None:
+            return None
+        return lambda layer: on_progress(f"logits by {who}: layer {layer + 1} of {layers}", layer, layers)
+
+    expected = forward.transformers_logits(reference.path, prompts, precision, telling("transformers"))
+    found = forward.megatron_logits(stored.path, prompts, precision, base, telling("Megatron"))
+    return logits.compare(expected, found)
 
 
 def precision_for(model: Model) -> str:
