@@ -89,7 +89,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
 def inspect(arguments: argparse.Namespace) -> int:
     """Say what a directory is and what it is good for."""
-    found = look(Path(arguments.path))
+    found = look(_of_run(Path(arguments.path).expanduser()))
     if arguments.json:
         output.print_json(found.to_json())
     else:
@@ -176,13 +176,18 @@ def _target(arguments: argparse.Namespace, *read: Path) -> Path:
 
 def _source(arguments: argparse.Namespace) -> Path:
     """The Megatron checkpoint that was named, also by the run that made it. Raises CheckpointError for another kind."""
-    source = Path(arguments.source).expanduser()
+    source = _of_run(Path(arguments.source).expanduser())
     if (source / "config.json").is_file() and not (source / torch_dist.TRACKER).exists():
         raise CheckpointError(
             f"{source} is a Hugging Face checkpoint and not a Megatron one",
             f"convert it: gptoss convert {source} OUT, or compare with it: gptoss verify CKPT --against {source}",
         )
-    return source / "checkpoints" if (source / "settings.toml").is_file() else source
+    return source
+
+
+def _of_run(path: Path) -> Path:
+    """The checkpoints of a run, where `path` is its directory."""
+    return path / "checkpoints" if (path / "settings.toml").is_file() else path
 
 
 def _run_of(source: Path) -> Path | None:
@@ -238,7 +243,7 @@ def _done(result: Mapping[str, Any], sentence: str, arguments: argparse.Namespac
 
 def _speed(result: Mapping[str, Any]) -> str:
     seconds = max(result["seconds"], 0.01)
-    return f"{result['bytes'] / 1e9:.2f} GB in {output.duration(seconds)} ({result['bytes'] / seconds / 1e9:.2f} GB/s)"
+    return f"{output.size(result['bytes'])} in {output.duration(seconds)} ({result['bytes'] / seconds / 1e9:.2f} GB/s)"
 
 
 def _verification(result: Mapping[str, Any]) -> list[str]:
@@ -267,7 +272,7 @@ def _description(found: Inspection) -> list[str]:
         "saved by": sizes,
         "numbers": ", ".join(found.dtypes),
         "parameters": f"{found.parameters:,} in {found.tensors} tensors" if found.tensors else "",
-        "size": f"{found.size_bytes / 1e9:.2f} GB",
+        "size": output.size(found.size_bytes),
         "optimiser": "saved with it" if found.has_optimizer else "",
         "LoRA": ", ".join(f"{name} {value}" for name, value in found.lora.items()),
     }

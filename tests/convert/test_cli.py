@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,19 @@ def test_convert_inspect_verify_export(source: MakeSource, tmp_path: Path, capsy
     assert answer(capsys, "export", made, tmp_path / "hf")["tensors"] == 71
     facts = answer(capsys, "checkpoint", "inspect", tmp_path / "hf")
     assert (facts["kind"], facts["dtypes"], facts["is_complete"]) == ("hugging-face", ["bfloat16"], True)
+
+
+def test_a_run_stands_for_its_checkpoints(
+    source: MakeSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from engine.workers.stream.convert import convert
+
+    convert(source("bf16", 64), tmp_path / "run" / "checkpoints", "bf16")
+    (tmp_path / "run" / "settings.toml").touch()
+    assert answer(capsys, "checkpoint", "inspect", tmp_path / "run")["iteration"] == 0
+    assert main(["checkpoint", "inspect", str(tmp_path / "run")]) == 0
+    assert re.search(r"^  size +\d+\.\d\d MB$", capsys.readouterr().out, re.MULTILINE)
+    assert answer(capsys, "verify", tmp_path / "run")["files_compared"] > 8
 
 
 def test_what_is_there_is_not_replaced_unasked(
