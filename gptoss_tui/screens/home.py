@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from textual import events, on
@@ -10,19 +11,18 @@ from textual.binding import Binding
 from textual.containers import Vertical
 from textual.widget import Widget
 
-from gptoss_tui import feed, words
-from gptoss_tui.bridge import Answer, Failure
-from gptoss_tui.feed import Overview
+from gptoss_tui import words
+from gptoss_tui.bridge import Answer, Failure, Services
 from gptoss_tui.preset_rows import preset_item
-from gptoss_tui.run_rows import run_item
 from gptoss_tui.screens.base import CockpitScreen
 from gptoss_tui.screens.launching import Launching, Offer
-from gptoss_tui.widgets.choices import Choices
+from gptoss_tui.widgets.choices import Choices, Item
 from gptoss_tui.widgets.note import Note
 from gptoss_tui.widgets.rule import Rule
 
 if TYPE_CHECKING:
     from engine.presets import Preset
+    from gptoss_tui.feed import Overview
 
 RUNS_S = 2.0
 MOST_RUNS = 50
@@ -79,8 +79,7 @@ class HomeScreen(Launching, CockpitScreen):
 
     def _look_at_runs(self) -> None:
         if self.is_current:
-            services, known = self.cockpit.services, dict(self._overviews)
-            self.ask("runs", lambda: feed.kept(feed.overviews(services.runs_root(), known))[:MOST_RUNS])
+            self.ask("runs", partial(_newest_runs, self.cockpit.services, dict(self._overviews)))
 
     @on(Answer)
     def answered(self, answer: Answer) -> None:
@@ -130,11 +129,15 @@ class HomeScreen(Launching, CockpitScreen):
         width = choices.content_size.width
         if not width:
             return
-        now = self.cockpit.clock()
-        choices.show([run_item(one, width - 2, now) for one in self._overviews.values()])
+        choices.show(self._run_items(width - 2) if self._overviews else [])
         self._live = sum(one.state.status.is_live for one in self._overviews.values())
         self.set_class(not self._overviews, "-no-runs")
         self._describe()
+
+    def _run_items(self, width: int) -> list[Item]:
+        from gptoss_tui.run_rows import run_item  # not needed for the first frame
+
+        return [run_item(one, width, self.cockpit.clock()) for one in self._overviews.values()]
 
     @on(events.DescendantFocus)
     @on(events.DescendantBlur)
@@ -201,3 +204,9 @@ class HomeScreen(Launching, CockpitScreen):
         from gptoss_tui.screens.doctor import DoctorScreen
 
         self.app.push_screen(DoctorScreen())
+
+
+def _newest_runs(services: Services, known: dict[str, Overview]) -> list[Overview]:
+    from gptoss_tui import feed  # not needed for the first frame
+
+    return feed.kept(feed.overviews(services.runs_root(), known))[:MOST_RUNS]
