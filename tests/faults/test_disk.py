@@ -99,7 +99,7 @@ def test_an_older_checkpoint_makes_room_for_the_next(make_run: MakeRun, mount: M
 
 @pytest.mark.fault("disk-full-step")
 def test_a_full_disk_fails_a_step_with_its_reason(make_run: MakeRun, mount: Mount) -> None:
-    disk = mount("2m")
+    disk = mount("6m")  # the copy of `engine` for the run takes 2 MB of it
     run = make_run("run", ("prepare",), {"step_s": 2}, root=disk, **{"launch.restarts": 1})
     start.launch(run)
     until(lambda: (run.path / ".data.partial").exists(), "the first file")
@@ -138,7 +138,7 @@ def test_the_supervisor_outlives_a_full_disk(make_run: MakeRun, mount: Mount, ca
 
 @pytest.mark.fault("read-only")
 def test_a_read_only_directory_is_said(make_run: MakeRun, mount: Mount, calm: RunDirectory) -> None:
-    disk = mount("4m")
+    disk = mount("6m")
     run = make_run("run", TRAIN, root=disk)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(LaunchError, match="cannot be written: Read-only file system"):

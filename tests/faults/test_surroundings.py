@@ -44,7 +44,7 @@ def is_training(run: RunDirectory) -> bool:
     ],
 )
 def test_a_terminal_goes_away(words: tuple[str, ...], make_run: MakeRun) -> None:
-    run = make_run("run", TRAIN, {"iteration_s": 0.15})
+    run = make_run("run", TRAIN, {"iteration_s": 0.6})  # long enough for a screen that opens slowly
     start.launch(run)
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
