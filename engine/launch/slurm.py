@@ -43,7 +43,11 @@ def command(request: StepRequest) -> Command:
             'scancel --state=PENDING "$job" # it has no batch script yet that could be asked',
             'scancel --batch --signal=TERM "$job"',
         ),
-        kill=(f'job="$({_job_number(request)})"', "scancel $job"),
+        kill=(
+            "# shellcheck disable=SC2016 # awk has variables of its own",
+            f'job="$({_job_number(request)})"',
+            'scancel "$job"',
+        ),
         stacks=(f"job={job}", 'scancel --batch --signal=USR2 "$job"') if local.on_node(request).reports else (),
         reports=local.on_node(request).reports,
         log="slurm-*.log",

@@ -120,7 +120,7 @@ trap 'bash {at}/stop.sh || true' TERM""".splitlines()
 
 def _kill_on_every(hosts: tuple[str, ...], at: str) -> list[str]:
     """End the attempt on every host at once, without reading its directory; true when one found something."""
-    lines = [f"script={shlex.quote(signals.KILL_HERE)}"]
+    lines = ["# shellcheck disable=SC2016 # expanded there", f"script={shlex.quote(signals.KILL_HERE)}"]
     lines += ["pids=()", "end() { # HOST"]
     remote = f"""bash -c $(printf '%q' "attempt=$(printf '%q' {at}); $script")"""
     lines += [f"""  ssh {" ".join(OPTIONS)} -- "$1" "{remote}" &""", '  pids+=("$!")', "}"]
