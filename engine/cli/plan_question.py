@@ -63,7 +63,7 @@ def question_of(arguments: argparse.Namespace, machine: Machine | None) -> Quest
         recompute = tuple(sorted(RECOMPUTE_OF_SETTING[training.recompute]))
     return Question(
         model=models.find(settings),
-        cluster=_cluster(arguments, settings, machine),
+        cluster=_cluster(arguments, settings, machine, is_sized="machine.nodes" in typed),
         goal=arguments.goal or training.goal,
         sequence_length=arguments.sequence_length or training.sequence_length,
         global_batch=arguments.global_batch or training.global_batch,
@@ -78,12 +78,19 @@ def question_of(arguments: argparse.Namespace, machine: Machine | None) -> Quest
     )
 
 
-def _cluster(arguments: argparse.Namespace, settings: Settings, machine: Machine | None) -> Cluster:
+def _cluster(arguments: argparse.Namespace, settings: Settings, machine: Machine | None, *, is_sized: bool) -> Cluster:
+    """`is_sized`: somebody typed how many nodes there are; else a machine file may say more."""
     wanted = settings.machine
     gpus = arguments.gpus_per_node or wanted.gpus_per_node
     if machine is None:
         return named(arguments.gpu, gpus or 8, arguments.nodes or wanted.nodes)
-    return of_machine(machine, gpus, arguments.nodes or max(wanted.nodes, machine.nodes))
+    if machine.gpus and gpus > len(machine.gpus):
+        raise SettingsError(
+            f"{gpus} GPUs per node were asked for, and the machine has {len(machine.gpus)}",
+            f"give 1 to {len(machine.gpus)}, or another machine: --gpu H100 --gpus-per-node {gpus}",
+        )
+    nodes = wanted.nodes if is_sized else max(wanted.nodes, machine.nodes)
+    return of_machine(machine, gpus, arguments.nodes or nodes)
 
 
 def _layout(settings: Settings) -> Layout | None:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from engine import machine_file
 from engine.cli import parser
 from engine.cli.plan_question import question_of
 from engine.errors import EngineError, SettingsError
@@ -90,3 +91,18 @@ def test_a_setting_changes_the_answer(capsys):
     assert main("plan --gpu H100 --set training.recompute=full --set training.micro_batch=2 --json".split()) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["recompute"], found["micro_batch"]) == (["full"], 2)
+
+
+def test_a_described_machine_gives_no_more_than_it_has():
+    machine = machine_file.loads('[cluster]\nnodes = 8\n[gpu]\nname = "NVIDIA H100 80GB HBM3"\ncount = 4\n')
+
+    def sizes(*words: str) -> tuple[int, int]:
+        cluster = question_of(parser.build().parse_args(["plan", *words]), machine).cluster
+        return cluster.nodes, cluster.gpus_per_node
+
+    assert sizes() == (8, 4)
+    assert sizes("--set", "machine.nodes=2", "--gpus-per-node", "2") == (2, 2)
+    assert sizes("--nodes", "1") == (1, 4)
+    for words in (["--gpus-per-node", "8"], ["--set", "machine.gpus_per_node=8"]):
+        with pytest.raises(SettingsError, match="8 GPUs per node were asked for, and the machine has 4"):
+            sizes(*words)
