@@ -34,7 +34,8 @@ def diagnose(arguments: argparse.Namespace) -> int:
     if not arguments.apply:
         return ExitCode.DONE
     if not edit and not found.is_curable:
-        raise SettingsError("no setting would help and the same start would fail again", found.next_step)
+        hint = f"{found.next_step}; then: gptoss run --resume {shlex.quote(run.name)}"
+        raise SettingsError("no change is proposed, and the same start would fail again", hint)
     start.resume(run, {one["setting"]: one["new"] for one in edit})
     output.say(f"{run.name} goes on; watch it with: gptoss attach {run.name}")
     return ExitCode.DONE
