@@ -90,7 +90,7 @@ class Reader:
             size = self._run.metrics.stat().st_size
             if size < LONG_BYTES:
                 return None
-            batch = Batch(metrics=_samples(self._run.metrics, size))
+            batch = Batch(metrics=samples(self._run.metrics, size, _records_of))
         except OSError:
             return None
         self._read_state(batch, look_for_supervisor=True)
@@ -186,8 +186,12 @@ def follow(run: RunDirectory, target: MessagePump) -> None:
         reader.close()
 
 
-def _samples(path: Path, size: int) -> list[Record]:
-    """Records at `SAMPLES` places of a file, and those at its end. Raises OSError."""
+def _records_of(line: bytes) -> list[Record]:
+    return [record] if (record := parse_record(line)) is not None else []
+
+
+def samples(path: Path, size: int, records_of: Callable[[bytes], list[Record]]) -> list[Record]:
+    """Metric records at `SAMPLES` places of a file, and those at its end. Raises OSError."""
     found: dict[int, Record] = {}
     with path.open("rb") as file:
         for place in range(SAMPLES + 1):
@@ -195,9 +199,9 @@ def _samples(path: Path, size: int) -> list[Record]:
             file.seek(start)
             lines = file.read(_LAST_BYTES).split(b"\n")
             for line in lines[1 if start else 0 :][: 4 if place < SAMPLES else None]:
-                record = parse_record(line)
-                if record is not None and isinstance(record.get("iteration"), int):
-                    found[record["iteration"]] = {**found.get(record["iteration"], {}), **record}
+                for record in records_of(line):
+                    if "kind" not in record and isinstance(record.get("iteration"), int):
+                        found[record["iteration"]] = {**found.get(record["iteration"], {}), **record}
     # A resumed run repeats iterations: without order the later ones would undo the others.
     return [found[iteration] for iteration in sorted(found)]
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from textual.message import Message
 from textual.message_pump import MessagePump
@@ -21,12 +22,12 @@ from engine.monitor.alert import Alert
 from engine.monitor.alerts import AlertWatch
 from engine.monitor.diagnose import Diagnosis, diagnose_texts, read_logs
 from engine.monitor.jobs import Job, find_jobs
-from engine.monitor.metrics import Record
+from engine.monitor.metrics import LogReader, Record
 from engine.monitor.notify import Notifier
 from engine.monitor.sources import LogFiles
 from engine.run.state import State, Status, StepState
 from gptoss_tui import words
-from gptoss_tui.feed import BATCH_S, POLL_S, Batch, FeedUpdate
+from gptoss_tui.feed import BATCH_S, LONG_BYTES, POLL_S, Batch, FeedUpdate, samples
 from gptoss_tui.history import History
 
 RESCAN_S = 2.0
@@ -35,6 +36,7 @@ LOOK_S = 1.0
 SNAPSHOT_S = 1.5
 """Between two pictures of a long log while it is read."""
 _STEP = "train"
+_COUNTERS = {"skipped", "nan_iterations"}
 
 
 class JobsFound(Message, bubble=False):
@@ -94,10 +96,24 @@ class ForeignJob:
             self._was_quiet = self._is_quiet(now)
         total = next((record["of"] for record in reversed(metrics) if "of" in record), None)
         if total:
-            events.append({"t": now, "kind": "progress", "step": _STEP, "unit": "iterations", "total": total})
+            events.append(_length(total, now))
         self.history.add_metrics(metrics)
         self.history.add_events(events)
         return metrics, events
+
+    def preview(self) -> list[Record]:
+        """Records from all over a long log, and its last ones; none where all is read soon enough."""
+        if not isinstance(self._source, LogFiles):
+            return []
+        found: list[Record] = []
+        for path in self.job.files:
+            try:
+                if (size := path.stat().st_size) >= LONG_BYTES:
+                    found += samples(path, size, partial(_records_of, LogReader()))
+            except OSError:
+                continue
+        # Counters are sums over all lines, of which these are a few.
+        return [{name: value for name, value in one.items() if name not in _COUNTERS} for one in found]
 
     def tick(self, now: float) -> list[Record]:
         """Alerts that the clock alone tells."""
@@ -199,11 +215,18 @@ def follow(job: Job, places: list[str], target: MessagePump, notifier: Notifier 
 def _load(foreign: ForeignJob, target: MessagePump, is_cancelled: Callable[[], bool]) -> None:
     """All there is, as one history; of a long log also what was read so far, again and again."""
     last = time.monotonic()
+    if preview := foreign.preview():
+        now = time.time()
+        total = next((record["of"] for record in reversed(preview) if "of" in record), 0)
+        batch = Batch(metrics=preview, state=foreign.state(now), source=foreign.job.name)
+        batch.events.append(_length(total, now))
+        target.post_message(FeedUpdate(batch))
     while not is_cancelled():
         foreign.read(time.time())
         now = time.monotonic()
         is_last = not foreign.is_behind
-        if is_last or now - last >= SNAPSHOT_S:
+        # What was read so far of a long log ends far before what the preview shows.
+        if is_last or (now - last >= SNAPSHOT_S and not preview):
             last = now
             # The screen may read while this thread goes on writing.
             history = copy.deepcopy(foreign.history)
@@ -213,6 +236,15 @@ def _load(foreign: ForeignJob, target: MessagePump, is_cancelled: Callable[[], b
         if is_last:
             return
         time.sleep(0.001)  # the screen gets its turn
+
+
+def _records_of(reader: LogReader, line: bytes) -> list[Record]:
+    return reader.read(line.decode("utf-8", "replace"), 0.0)
+
+
+def _length(iterations: int, now: float) -> Record:
+    """How long the training is, as a run's own worker tells it."""
+    return {"t": now, "kind": "progress", "step": _STEP, "unit": "iterations", "total": iterations}
 
 
 def _scan(foreign: ForeignJob, places: list[str], target: MessagePump) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from engine.monitor import jobs as jobs_module
 from engine.monitor.jobs import Watched, find_jobs
 from engine.run.state import Status
 from gptoss_tui import foreign_job
+from gptoss_tui.foreign_job import ForeignJob
 from gptoss_tui.screens.choose import ChooseScreen
 from gptoss_tui.screens.confirm import ConfirmScreen
 from gptoss_tui.screens.watch import WatchScreen
@@ -89,6 +91,25 @@ async def test_a_log_that_is_rotated_and_one_that_is_cut_go_on(open_watch, tmp_p
         log.write_text("".join(ITERATIONS[10:12]))  # cut, and resumed from a checkpoint
         await until(pilot, lambda: iteration_of(app) == 12, LIMIT_S)
         await until(pilot, lambda: "iteration       12/" in app.screen.query_one("#log").text, LIMIT_S)
+
+
+async def test_the_newest_values_of_a_long_log_come_before_it_is_read(open_watch, tmp_path, monkeypatch):
+    monkeypatch.setattr(foreign_job, "LONG_BYTES", 1000)
+    read_on = threading.Event()
+    read = ForeignJob.read
+    monkeypatch.setattr(ForeignJob, "read", lambda self, now: read_on.wait(LIMIT_S) and read(self, now))
+    log = tmp_path / "train.log"
+    log.write_text("".join(ITERATIONS))
+    app = open_watch(log)
+    async with app.run_test(size=(120, 36)) as pilot:
+        try:
+            await until(pilot, lambda: iteration_of(app) == 60, LIMIT_S)
+            await until(pilot, lambda: "iteration 60 / 60" in app.screen.query_one("#progress").text, LIMIT_S)
+            assert app.screen.history.last("skipped") is None
+        finally:
+            read_on.set()
+        await until(pilot, lambda: app.screen.history.last("skipped") == 0, LIMIT_S)
+        assert app.screen.history.series["loss"].points == 60
 
 
 async def test_another_training_of_the_place_is_a_key_away(open_watch, tmp_path):
