@@ -93,7 +93,7 @@ class Consequence(Canvas):
             rows += _point(point, width)
         if plan is not None:
             rows += _memory_rows(plan.estimate.get("memory") or {}, width)
-            rows += _speed_rows(plan.estimate.get("throughput") or {}, self._settings)
+            rows += _speed_rows(plan.estimate.get("throughput") or {}, self._settings, width)
             own = _wrapped(self._change, "line", width) if self._change else []
             own += rows_for(self._station, plan, self._machine, width)
             rows += [*own, ()] if own else []
@@ -151,14 +151,16 @@ def _memory_rows(memory: Mapping[str, Any], width: int) -> list[Row]:
     return [((f"{where}  ", "muted"), *bar(min(1.0, used / capacity), size), (amount, style))]
 
 
-def _speed_rows(speed: Mapping[str, Any], settings: Settings) -> list[Row]:
+def _speed_rows(speed: Mapping[str, Any], settings: Settings, width: int) -> list[Row]:
     training = settings.training
     tokens = training.iterations * training.global_batch * training.sequence_length
     rows: list[Row] = [(("tokens  ", "muted"), (words.count(tokens), "text"))]
     if pace := speed.get("iteration_s"):
         told = words.pace(pace)
         rate = f"{words.count(speed.get('tokens_per_s', 0))} tokens/s, {' '.join(told)} an iteration"
-        rows.append((("speed   ", "muted"), (rate, "text")))
+        first, *others = wrap(rate, width - len("speed   "))
+        rows.append((("speed   ", "muted"), (first, "text")))
+        rows += [((f"        {line}", "text"),) for line in others]
         rows.append((("takes   ", "muted"), (f"about {words.rough_duration(pace * training.iterations)}", "text")))
     return rows
 

@@ -12,6 +12,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from textual.command import CommandPalette
 
 from engine.errors import ExitCode, RunError, SettingsError
 from gptoss_tui import bridge, theme
+from gptoss_tui.__main__ import _open_named
 from gptoss_tui.bridge import Failure
 from gptoss_tui.driver import MouseReports
 from gptoss_tui.glyphs import Charset, detect_charset, to_ascii
@@ -298,3 +300,21 @@ def test_a_closed_terminal_ends_the_program(open_terminal):
     terminal.read_until(b"rehearsal")
     terminal.close()
     assert terminal.process.wait(10) in (0, -signal.SIGHUP)
+
+
+def test_a_machine_file_that_is_none_is_refused_before_any_screen(tmp_path, monkeypatch):
+    file = tmp_path / "machine.toml"
+    file.write_text("[node]\ncount = 1\n")
+    monkeypatch.setattr("gptoss_tui.app.run_app", lambda *_, **__: pytest.fail("a screen was opened"))
+    options = SimpleNamespace(screen="home", machine=str(file), no_mouse=False)
+    with pytest.raises(SettingsError, match="there is no such table"):
+        _open_named(options)
+
+
+async def test_a_long_status_leaves_the_place_in_view(make_app):
+    app = make_app()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.machine is not None)
+        app.screen.show_status((("a reason of many words " * 10, "bad"),))
+        assert app.screen.title_bar.text.startswith(" gptoss › home  a reason")
+        assert "…" in app.screen.title_bar.text

@@ -7,7 +7,7 @@ from textual import events
 from textual.widgets import Input
 
 from engine.findings import error, warning
-from engine.settings import OPTIONS
+from engine.settings import OPTIONS, Settings
 from gptoss_tui.draft import Draft
 from gptoss_tui.screens.asking import AskScreen
 from gptoss_tui.screens.confirm import ConfirmScreen
@@ -16,7 +16,8 @@ from gptoss_tui.screens.monitor import MonitorScreen
 from gptoss_tui.screens.setup import SetupScreen
 from gptoss_tui.stations import STATIONS
 from gptoss_tui.widgets.alternatives import Alternatives
-from gptoss_tui.widgets.consequence import Consequence
+from gptoss_tui.widgets.canvas import width_of
+from gptoss_tui.widgets.consequence import Consequence, _speed_rows
 from gptoss_tui.widgets.field import Field, field_of
 from gptoss_tui.widgets.form import Form
 from gptoss_tui.widgets.key_hints import KeyHints
@@ -220,6 +221,15 @@ async def test_what_the_checks_find_is_told_at_its_station_and_in_the_review(mak
         await focus_option(pilot, app, "machine.nodes")
         await pilot.press("end", "space")  # the value is the same, and planned anew
         await until(pilot, lambda: "✓ Launch" in app.screen.query_one("#rail").text)
+
+
+@pytest.mark.parametrize("width", [30, 40, 60])
+def test_the_speed_is_told_whole_in_any_width(width):
+    speed = {"iteration_s": 6.92, "tokens_per_s": 75_800.0}
+    rows = _speed_rows(speed, Settings(), width)
+    assert all(width_of(row) <= width for row in rows)
+    told = " ".join("".join(text for text, _ in row) for row in rows).split()
+    assert " ".join(told).count("75.8k tokens/s, 6.92 s an iteration") == 1
 
 
 async def test_letters_that_come_with_an_arrow_go_to_the_next_field(make_setup):
