@@ -75,6 +75,19 @@ async def test_a_check_that_forbids_the_start_offers_none(make_app, services):
         assert "9 GiB" in str(app.screen.query_one("#text").render())
 
 
+async def test_of_a_machine_that_is_described_no_start_is_offered(make_app, services, tmp_path):
+    services.described = tmp_path / "machine.toml"
+    app = make_app()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot, app)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen) and app.focused)
+        assert not app.screen.query("#choice-start")
+        assert "Export scripts" in str(app.screen.query_one("#text").render())
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, SetupScreen))
+
+
 async def test_a_warning_lets_one_start_and_a_doubtful_error_asks_twice(make_app, services):
     app = make_app()
     async with app.run_test(size=(80, 24)) as pilot:

@@ -300,6 +300,11 @@ async def test_review_imports_an_env_file(make_setup, tmp_path):
         await until(pilot, lambda: isinstance(app.screen, SetupScreen))
         assert app.screen.draft.settings.machine.nodes == 2
         assert app.screen.draft.settings.training.iterations == 60  # the rest stays
+        machine = lambda: app.screen.draft.settings.machine  # noqa: E731
+        await pilot.press("u")
+        await until(pilot, lambda: (machine().nodes, machine().gpus_per_node) == (1, 0))
+        await pilot.press("ctrl+y")
+        await until(pilot, lambda: (machine().nodes, machine().gpus_per_node) == (2, 4))
 
 
 async def test_review_exports_scripts_and_names_what_it_wrote(make_setup, tmp_path):
