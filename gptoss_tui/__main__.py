@@ -127,12 +127,15 @@ def _open_named(options: Any) -> int:
         machine_of(options)
     from gptoss_tui.app import run_app
 
-    settings = None
+    begun = None
     if options.screen == "setup":
         from engine.cli.new import base_settings
+        from gptoss_tui.draft import Draft
 
+        is_named = options.preset and not {"/", "."} & set(options.preset)
         settings = base_settings(options)
-    return run_app(options.screen, settings=settings, no_mouse=options.no_mouse, machine=options.machine)
+        begun = Draft(settings, options.preset if is_named else "your settings") if settings is not None else None
+    return run_app(options.screen, begun=begun, no_mouse=options.no_mouse, machine=options.machine)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from engine.machine import Machine
     from engine.monitor.jobs import Watched
     from engine.run.directory import RunDirectory
-    from engine.settings import Settings
+    from gptoss_tui.draft import Draft
 
 KEYS_FILE = "keys.toml"
 LEAST_COLUMNS, LEAST_ROWS = 70, 22
@@ -209,7 +209,7 @@ class CockpitApp(App[int]):
 def run_app(
     start_screen: str = "home",
     run: RunDirectory | None = None,
-    settings: Settings | None = None,
+    begun: Draft | None = None,
     no_mouse: bool = False,
     machine: str = "",
     is_watching: bool = False,
@@ -218,7 +218,8 @@ def run_app(
     """Show the screens until the person leaves; returns the exit code for the shell.
 
     `start_screen` is home, setup, monitor, watch, runs or doctor; the monitor needs `run`, watch needs `watched`.
-    `machine` is a machine file to plan for in place of this machine. With `is_watching` nothing can be changed.
+    A set-up starts from `begun`, without it from what was not finished. `machine` is a machine file to plan for in
+    place of this machine. With `is_watching` nothing can be changed.
     """
     from gptoss_tui.driver import TerminalDriver
 
@@ -227,13 +228,13 @@ def run_app(
     services = Services()
     services.is_watching = is_watching
     services.described = Path(machine).expanduser() if machine else None
-    app = CockpitApp(partial(_screen, start_screen, run, settings, watched), services=services, driver_class=driver)
+    app = CockpitApp(partial(_screen, start_screen, run, begun, watched), services=services, driver_class=driver)
     result = app.run(mouse=not no_mouse)
     return int(app.return_code or 0) if result is None else int(result)
 
 
 def _screen(
-    name: str, run: RunDirectory | None = None, settings: Settings | None = None, watched: Watched | None = None
+    name: str, run: RunDirectory | None = None, begun: Draft | None = None, watched: Watched | None = None
 ) -> Screen[Any]:
     if name == "watch" and watched is not None:
         from gptoss_tui.screens.watch import WatchScreen
@@ -246,7 +247,7 @@ def _screen(
     if name == "setup":
         from gptoss_tui.screens.setup import SetupScreen
 
-        return SetupScreen(settings)
+        return SetupScreen(begun=begun)
     if name == "runs":
         from gptoss_tui.screens.runs import RunsScreen
 

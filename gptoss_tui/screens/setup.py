@@ -55,15 +55,18 @@ class SetupScreen(Reviewing):
         Binding("q", "leave", "Leave", id="screen.leave"),
     ]
 
-    def __init__(self, settings: Settings | None = None, *, preset: Preset | None = None) -> None:
-        """Begin from a preset or from settings; with neither go on with what was not finished."""
-        begun = Draft(settings, "your settings" if settings is not None else "")
+    def __init__(
+        self, settings: Settings | None = None, *, preset: Preset | None = None, begun: Draft | None = None
+    ) -> None:
+        """Begin from a preset, from settings or with a draft; with none of them go on with what was not finished."""
         if preset is not None:
             begun = Draft(preset.settings, preset.name)
-        kept = unfinished.beside(begun) if preset is None and settings is None else None
+        elif settings is not None:
+            begun = Draft(settings, "your settings")
+        kept = unfinished.beside(Draft()) if begun is None else None
         self._goes_on = kept is not None
         """True when the draft on the disk is this one."""
-        super().__init__(kept or begun)
+        super().__init__(kept or begun or Draft())
         self._station = STATIONS[0].key
         self._seen = {self._station}
         self._offered = (False, False)

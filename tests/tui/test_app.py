@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from textual.command import CommandPalette
 
+from engine.cli import parser
 from engine.errors import ExitCode, RunError, SettingsError
 from gptoss_tui import bridge, theme
 from gptoss_tui.__main__ import _open_named
@@ -309,6 +310,16 @@ def test_a_machine_file_that_is_none_is_refused_before_any_screen(tmp_path, monk
     options = SimpleNamespace(screen="home", machine=str(file), no_mouse=False)
     with pytest.raises(SettingsError, match="there is no such table"):
         _open_named(options)
+
+
+@pytest.mark.parametrize(
+    ("words", "name"), [(["rehearsal"], "rehearsal"), (["--set", "training.seed=7"], "your settings"), ([], None)]
+)
+def test_a_set_up_is_called_by_the_preset_it_starts_from(monkeypatch, words, name):
+    begun = []
+    monkeypatch.setattr("gptoss_tui.app.run_app", lambda *_, **named: begun.append(named["begun"]) or 0)
+    assert _open_named(parser.build().parse_args(["new", *words])) == 0
+    assert (begun[0].name if begun[0] is not None else None) == name
 
 
 async def test_a_long_status_leaves_the_place_in_view(make_app):
