@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -66,9 +67,17 @@ class Terminal:
 
     def wait_for(self, *texts: str) -> str:
         """The screen, as soon as it shows every one of the texts."""
+        return self._wait(str(texts), lambda screen: all(text in screen for text in texts))
+
+    def wait_for_station(self, cursor: str, title: str) -> str:
+        """The screen, as soon as a station is highlighted; how it stands depends on what the checks find here."""
+        line = re.compile(rf"^ *{cursor} [✓!✗] {title}\b", re.MULTILINE)
+        return self._wait(f"{cursor} {title}", lambda screen: line.search(screen) is not None)
+
+    def _wait(self, what: str, holds: Callable[[str], bool]) -> str:
         end = time.monotonic() + LIMIT_S
-        while not all(text in (screen := self._call("capture-pane", "-p", "-t", "gptoss")) for text in texts):
-            assert time.monotonic() < end, f"{texts} did not appear:\n{screen}"
+        while not holds(screen := self._call("capture-pane", "-p", "-t", "gptoss")):
+            assert time.monotonic() < end, f"{what} did not appear:\n{screen}"
             time.sleep(0.1)
         return screen
 
@@ -87,9 +96,11 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
 
 
 def test_from_keys_to_a_finished_rehearsal(terminal, tmp_path):
-    terminal.wait_for("✓ can run", "▸ ✓ Machine")
+    terminal.wait_for("✓ can run")
+    terminal.wait_for_station("▸", "Machine")
     terminal.press("Down", "Down", "Down", "Enter")
-    terminal.wait_for("› ✓ Training", "[pretrain]")
+    terminal.wait_for("[pretrain]")
+    terminal.wait_for_station("›", "Training")
     terminal.press("Down", "4")
     terminal.wait_for("= 1.02k tokens = 16 samples")
     terminal.press("F8")
@@ -109,6 +120,6 @@ def test_from_keys_to_a_finished_rehearsal(terminal, tmp_path):
     terminal.press("q")
     terminal.wait_for("set-up ›")
     terminal.press("q")
-    terminal.wait_for("▸ ✓ Review")
+    terminal.wait_for_station("▸", "Review")
     terminal.press("q")
     terminal.wait_for("ended with 0")
