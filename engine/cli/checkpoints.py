@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +22,8 @@ from engine.cli import output
 from engine.errors import CheckpointError, EngineError, ExitCode, NotFoundError, StepFailed
 
 _LOG_LINES = 5
+_LOG_INTERVAL_S = 5.0
+"""Between lines of progress where none can be rewritten."""
 _PROBLEMS = 12
 """Shown of a checkpoint that is not verified: another model differs in hundreds of tensors."""
 
@@ -113,6 +117,8 @@ def _work(job: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, An
                 code = process.wait()
             except KeyboardInterrupt:
                 if "out" in job:
+                    if output.can_rewrite():
+                        output.rewrite("")
                     output.say("interrupted; with the same words it goes on where it was")
                 raise
             finally:
@@ -129,20 +135,24 @@ def _work(job: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, An
 
 def _listen(answers: IO[str]) -> dict[str, Any] | None:
     """Show progress as it comes; return the result, or None when the process ended without one."""
-    shows_bar = sys.stderr.isatty()
-    result: dict[str, Any] | None = None
+    is_rewritten = output.can_rewrite()
+    told_at = -math.inf
     for line in answers:
         record = json.loads(line)
-        if "progress" in record:
-            text = output.clean(record["progress"])
-            print(f"\r\x1b[K{text}" if shows_bar else text, end="" if shows_bar else "\n", file=sys.stderr, flush=True)
-            continue
-        if shows_bar:
-            print(file=sys.stderr)
-        if "error" in record:
-            raise _error(record)
-        result = record["result"]
-    return result
+        if "progress" not in record:
+            if is_rewritten:
+                output.rewrite("")
+            if "error" in record:
+                raise _error(record)
+            result: dict[str, Any] = record["result"]
+            return result
+        now, is_done = time.monotonic(), record["done"] >= record["total"]
+        if is_rewritten:
+            output.rewrite(record["progress"])
+        elif is_done or now - told_at >= _LOG_INTERVAL_S:
+            told_at = now
+            output.say(record["progress"])
+    return None
 
 
 def _error(record: Mapping[str, Any]) -> EngineError:

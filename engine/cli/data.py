@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -256,7 +254,7 @@ class _Progress:
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
-        self._is_terminal = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self._is_terminal = output.can_rewrite()
         self._last = 0.0
         self._phase = ""
         self._started = time.monotonic()
@@ -273,22 +271,21 @@ class _Progress:
         if self._as_json:
             output.print_json({"progress": asdict(status)}, line=True)
         elif self._is_terminal:
-            print(f"\r\x1b[K{_line(status)}", end="", file=sys.stderr, flush=True)
+            output.rewrite(_line(status))
         else:
             output.say(_line(status))
 
     def end(self) -> None:
         if self._is_terminal and not self._as_json:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            output.rewrite("")
 
 
 class _Counter:
     """How far a look at the data is, on a terminal."""
 
     def tell(self, done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            text = "" if done >= total else f"looking at part {done + 1} of {total}"
-            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        if output.can_rewrite():
+            output.rewrite("" if done >= total else f"looking at part {done + 1} of {total}")
 
 
 def _line(status: Status) -> str:

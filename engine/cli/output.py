@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,19 @@ def print_json(value: Any, *, line: bool = False) -> None:
 def say(text: str) -> None:
     """A line of progress for the person, on stderr."""
     print(clean(text), file=sys.stderr, flush=True)
+
+
+def can_rewrite() -> bool:
+    """Whether stderr is a terminal on which a line can be written anew."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def rewrite(text: str) -> None:
+    """Write the last line of the terminal anew, cut to its width: what wraps could not be taken back."""
+    import shutil
+
+    width = shutil.get_terminal_size((80, 24)).columns - 1
+    print(f"\r\x1b[K{clean(text)[:width]}", end="", file=sys.stderr, flush=True)
 
 
 def print_error(message: str, hint: str) -> None:

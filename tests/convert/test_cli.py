@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from engine.cli import checkpoints
 from gptoss_tui.__main__ import main
 from tests.convert import models
 from tests.convert.conftest import MakeSource
@@ -120,6 +122,34 @@ def test_the_other_kind_of_checkpoint_is_named(
         assert main(words) == 2, words
         told = capsys.readouterr().err
         assert says in told and hint in told, told
+
+
+class Terminal(io.StringIO):
+    """Stands for stderr on a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_stays_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What wraps is not taken back by a carriage return: the screen would fill with halves of lines."""
+    terminal, long = Terminal(), "100.00 of 234.00 GB, 0.85 GB/s, 15 min left  " + "decoder.layers." * 6
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    lines = [{"progress": long, "done": 1, "total": 2}, {"result": {"is": "there"}}]
+    assert checkpoints._listen(io.StringIO("".join(json.dumps(one) + "\n" for one in lines))) == {"is": "there"}
+    assert terminal.getvalue().split("\r\x1b[K") == ["", long[:79], ""]
+
+
+def test_a_log_gets_a_line_every_few_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now.__setitem__(0, now[0] + 0.5) or now[0])
+    lines = [{"progress": f"{done} of 100", "done": done, "total": 100} for done in range(1, 101)]
+    assert checkpoints._listen(io.StringIO("".join(json.dumps(one) + "\n" for one in lines))) is None
+    assert capsys.readouterr().err.splitlines() == [f"{done} of 100" for done in (*range(1, 100, 10), 100)]
 
 
 def test_hundreds_of_differences_are_counted(
