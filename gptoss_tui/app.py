@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -29,6 +30,7 @@ from gptoss_tui.driver import frames_waiting
 from gptoss_tui.glass import Glass
 from gptoss_tui.glyphs import AsciiFilter, Charset, VisibleFilter, detect_charset
 from gptoss_tui.key_order import KeyOrder
+from gptoss_tui.threads import DaemonThreads, changing
 
 if TYPE_CHECKING:
     from engine.machine import Machine
@@ -229,8 +231,16 @@ def run_app(
     services.is_watching = is_watching
     services.described = Path(machine).expanduser() if machine else None
     app = CockpitApp(partial(_screen, start_screen, run, begun, watched), services=services, driver_class=driver)
-    result = app.run(mouse=not no_mouse)
+    result = asyncio.run(_show(app, mouse=not no_mouse))
+    if changing:
+        print("finishing what was asked for; Ctrl+C leaves at once", file=sys.stderr)
+        changing.wait()
     return int(app.return_code or 0) if result is None else int(result)
+
+
+async def _show(app: CockpitApp, *, mouse: bool) -> int | None:
+    asyncio.get_running_loop().set_default_executor(DaemonThreads())
+    return await app.run_async(mouse=mouse)
 
 
 def _screen(

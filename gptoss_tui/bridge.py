@@ -21,6 +21,7 @@ from textual.worker import get_current_worker
 from engine.defects import keep_trace
 from engine.errors import EngineError, SettingsError
 from engine.findings import for_forms
+from gptoss_tui.threads import changing
 
 if TYPE_CHECKING:
     from engine.data.preview import Preview
@@ -95,7 +96,7 @@ def ask_from(node: DOMNode, name: str, call: Callable[[], Any]) -> None:
 
 
 def changes[**P, T](method: Callable[P, T]) -> Callable[P, T]:
-    """Mark what a screen that only watches must not do."""
+    """Mark what a screen that only watches must not do, and what leaving the program waits for."""
 
     @wraps(method)
     def guarded(*arguments: P.args, **named: P.kwargs) -> T:
@@ -103,7 +104,8 @@ def changes[**P, T](method: Callable[P, T]) -> Callable[P, T]:
         assert isinstance(services, Services)
         if services.is_watching:
             raise SettingsError("this view only watches", "start it with: gptoss serve --allow-actions")
-        return method(*arguments, **named)
+        with changing:
+            return method(*arguments, **named)
 
     return guarded
 

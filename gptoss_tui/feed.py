@@ -19,6 +19,7 @@ from textual.message import Message
 from textual.message_pump import MessagePump
 from textual.worker import get_current_worker
 
+from engine import patience
 from engine.errors import EngineError
 from engine.monitor import labels
 from engine.monitor.labels import Labels
@@ -149,6 +150,25 @@ class Reader:
         self._stamp = stamp
 
 
+class Pulse:
+    """Tells whether whoever reads a run's directory still gets answers."""
+
+    def __init__(self) -> None:
+        self._asked: float | None = None
+
+    def beat(self) -> None:
+        """What was asked for has come."""
+        self._asked = time.monotonic()
+
+    def stop(self) -> None:
+        self._asked = None
+
+    @property
+    def silence_s(self) -> float:
+        """How long the directory has not answered; 0 before it was asked."""
+        return time.monotonic() - self._asked if self._asked is not None else 0.0
+
+
 class FeedUpdate(Message, bubble=False):
     """New facts about the run that a screen follows."""
 
@@ -157,7 +177,7 @@ class FeedUpdate(Message, bubble=False):
         self.batch = batch
 
 
-def follow(run: RunDirectory, target: MessagePump) -> None:
+def follow(run: RunDirectory, target: MessagePump, pulse: Pulse) -> None:
     """Post a `FeedUpdate` to `target` for all that is new in `run`, until the worker is cancelled.
 
     The body of a thread worker.
@@ -174,6 +194,7 @@ def follow(run: RunDirectory, target: MessagePump) -> None:
         # In one piece: a screen that gets a long history in many is busy with nothing else.
         target.post_message(FeedUpdate(reader.load(lambda: worker.is_cancelled)))
         while not worker.is_cancelled:
+            pulse.beat()
             now = time.monotonic()
             look = now - last_look >= STATE_S
             last_look = now if look else last_look
@@ -183,6 +204,7 @@ def follow(run: RunDirectory, target: MessagePump) -> None:
                 waiting, last_post = Batch(), now
             pause.wait(POLL_S)
     finally:
+        pulse.stop()
         reader.close()
 
 
@@ -316,24 +338,35 @@ class Overview:
 def overviews(root: Path, known: Mapping[str, Overview] | None = None) -> list[Overview]:
     """The runs in `root`, newest first; those in `known` that did not change are taken from there.
 
-    A run whose state cannot be read is left out.
+    A run whose state cannot be read is left out; one that does not answer stays as it was known.
+    Raises RunError when `root` cannot be read.
     """
+    known = known or {}
+    runs, problems = directory.look_around(root)
     found = []
-    for run in directory.list_runs(root):
-        try:
-            changed = run.state.stat().st_mtime
-            state = run.read_state().observed()
-        except (EngineError, OSError):
-            continue
-        before = (known or {}).get(run.name)
-        written = labels.read(run.path)
-        if before is not None and before.state == state and before.changed == changed:
-            found.append(before if before.labels == written else replace(before, labels=written))
-            continue
-        iterations = before.iterations if before is not None else _iterations_of(run)
-        loss = _last_loss(run)
-        found.append(Overview(run=run, state=state, iterations=iterations, loss=loss, changed=changed, labels=written))
+    for run, one in patience.each(runs, lambda run: _overview(run, known.get(run.name))):
+        if isinstance(one, Overview):
+            found.append(one)
+        elif one is not None:
+            problems[run.name] = str(one.strerror)
+    for name, problem in problems.items():
+        if (before := known.get(name)) is not None:
+            found.append(replace(before, state=replace(before.state, message=problem)))
     return found
+
+
+def _overview(run: RunDirectory, before: Overview | None) -> Overview | None:
+    try:
+        changed = run.state.stat().st_mtime
+        state = run.read_state().observed()
+    except (EngineError, OSError):
+        return None
+    written = labels.read(run.path)
+    if before is not None and before.state == state and before.changed == changed:
+        return before if before.labels == written else replace(before, labels=written)
+    iterations = before.iterations if before is not None else _iterations_of(run)
+    loss = _last_loss(run)
+    return Overview(run=run, state=state, iterations=iterations, loss=loss, changed=changed, labels=written)
 
 
 def kept(found: list[Overview]) -> list[Overview]:

@@ -10,11 +10,13 @@ import os
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from engine import visible
+from engine.patience import NoAnswer, Patient
 
 CHUNK_BYTES = 4 << 20
 """Indexed or searched in one call: a few milliseconds."""
@@ -22,6 +24,8 @@ TIMED_BYTES = 1 << 18
 """Looked through for times in one call."""
 TIME_PLACE_BYTES = 48
 """The time of a line stands at its beginning, after the rank and the level at most."""
+DISK_S = 0.25
+"""How long a screen waits for a disk: for longer than this it would seem not to take keys."""
 LONGEST_SHOWN_BYTES = 8192
 """Of a longer line only the beginning is shown."""
 
@@ -50,8 +54,10 @@ class Lines(Protocol):
 class LogFile:
     """The lines of one growing file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, disk: Patient | None = None) -> None:
+        """With `disk` no call takes longer than it allows: what does not answer by then has nothing new."""
         self.path = path
+        self._disk = disk
         self._offsets = array("Q", [0])
         self._indexed = 0
         self._size = 0
@@ -80,7 +86,7 @@ class LogFile:
         A cut or replaced file is indexed anew; one that cannot be read is an empty one.
         """
         try:
-            status = self.path.stat()
+            status = self._ask(self.path.stat)
             inode = (status.st_dev, status.st_ino)
             started_over = inode != self._inode or status.st_size < self._indexed
             if started_over:
@@ -88,7 +94,9 @@ class LogFile:
             self._size = status.st_size
             if not self.is_behind:
                 return started_over
-            chunk = os.pread(self._open(), CHUNK_BYTES, self._indexed)
+            chunk = self._ask(partial(os.pread, self._open(), CHUNK_BYTES, self._indexed))
+        except NoAnswer:
+            return False  # what is known stays
         except OSError:
             was_filled = len(self) > 0
             self._start_over((0, 0))
@@ -113,7 +121,10 @@ class LogFile:
             return first, {}
         last = max(first, min(whole - 1, self._line_at(self._offsets[first] + TIMED_BYTES) - 1))
         start = self._offsets[first]
-        data = self._read(start, self._end_of(last), None)
+        try:
+            data = self._read(start, self._end_of(last), None)
+        except NoAnswer:
+            return first, {}
         found: dict[int, re.Match[bytes]] = {}
         for pattern in patterns:
             for match in pattern.finditer(data):
@@ -141,9 +152,9 @@ class LogFile:
 
     def close(self) -> None:
         """Give the file handle back; what is read next opens the file again."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            self._disk.later(partial(os.close, descriptor)) if self._disk is not None else os.close(descriptor)
 
     def _blocks(self, start: int, backwards: bool) -> Iterator[tuple[int, int]]:
         """Ranges of whole lines of about 4 MiB each, walking from `start` to one end of the file."""
@@ -175,14 +186,21 @@ class LogFile:
     def _read(self, start: int, end: int, most: int | None) -> bytes:
         length = max(0, end - start)
         try:
-            return os.pread(self._open(), length if most is None else min(length, most), start)
+            return self._ask(partial(os.pread, self._open(), min(length, most or length), start))
+        except NoAnswer:
+            if most is None:
+                raise  # a search must not take it for an empty file
+            return b""
         except OSError:
             return b""
 
     def _open(self) -> int:
         if self._descriptor is None:
-            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._descriptor = self._ask(partial(os.open, self.path, os.O_RDONLY | os.O_CLOEXEC))
         return self._descriptor
+
+    def _ask[T](self, call: Callable[[], T]) -> T:
+        return self._disk.call(call) if self._disk is not None else call()
 
     def _start_over(self, inode: tuple[int, int]) -> None:
         self.close()
@@ -213,7 +231,10 @@ class LineFilter:
         whole = self._file.whole_lines
         if self._scanned >= whole:
             return False
-        last, found = self._file.matches(self._pattern, self._scanned, whole)
+        try:
+            last, found = self._file.matches(self._pattern, self._scanned, whole)
+        except NoAnswer:
+            return False
         self.numbers.extend(found)
         self._scanned = last
         return True

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from engine.patience import Patient
 from gptoss_tui.log_file import LineFilter, LogFile
 from gptoss_tui.log_lines import PATTERNS, Level
 
@@ -34,9 +35,9 @@ _NUMBER = re.compile(r"(\d+)(?!.*\d)")
 class MergedLog:
     """The whole lines of several growing files, in one order."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], disk: Patient | None = None) -> None:
         self.paths = tuple(paths)
-        self._files = [LogFile(path) for path in paths]
+        self._files = [LogFile(path, disk) for path in paths]
         self._labels = _labels(self.paths)
         self._generations = [0] * len(self._files)
         self.generation = 0

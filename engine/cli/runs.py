@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine import paths
+from engine import paths, patience
 from engine.cli import output
 from engine.cli.starting import follow_to_end
 from engine.errors import ExitCode, NotFoundError, RunError
@@ -17,13 +17,16 @@ from engine.monitor.tail import Tail
 from engine.run import directory, repair, start
 from engine.run.directory import RunDirectory
 
+UNREACHABLE = "unreachable"
+"""The status of a run whose disk does not answer, or is not there."""
+
 
 def list_runs(arguments: argparse.Namespace) -> int:
     """Print every run with its status, newest first; with --repair mend their records instead."""
     if arguments.repair:
         return _repair(as_json=arguments.json)
     wanted = arguments.filter.lower()
-    known = [_facts(run) for run in directory.list_runs(paths.runs_root())]
+    known = _known(paths.runs_root())
     facts = [one for one in known if (arguments.archived or not one["archived"]) and wanted in _searchable(one)]
     if arguments.json:
         output.print_json(facts)
@@ -34,7 +37,26 @@ def list_runs(arguments: argparse.Namespace) -> int:
     else:
         heads = ("RUN", "STATUS", "STEP", "ITERATION", "CREATED", "LABELS")
         print(output.clean(output.table([_row(fact) for fact in facts], heads)))
+        for fact in facts:
+            if fact["status"] == UNREACHABLE:
+                output.say(output.clean(f"{fact['run']}: {fact['message']}"))
     return ExitCode.DONE
+
+
+def _known(root: Path) -> list[dict[str, Any]]:
+    """The facts of every run, newest first; those whose disk does not answer come last."""
+    runs, problems = directory.look_around(root)
+    known = []
+    for run, facts in patience.each(runs, _facts):
+        if isinstance(facts, patience.NoAnswer):
+            problems[run.name] = str(facts.strerror)
+        else:
+            known.append(facts)
+    return known + [
+        {"run": name, "directory": str(root / name), "tags": [], "note": "", "archived": False,
+         "status": UNREACHABLE, "message": message}
+        for name, message in sorted(problems.items())
+    ]  # fmt: skip
 
 
 def _repair(*, as_json: bool) -> int:

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from engine import patience
 from engine.errors import NotFoundError, RunError
 from engine.monitor.record import parse_record
 from engine.plan.plan import Plan
@@ -176,12 +177,42 @@ def find(root: Path, reference: str) -> RunDirectory:
 
 
 def list_runs(root: Path) -> list[RunDirectory]:
-    """Every run in `root`, the one that was made last first."""
+    """Every run in `root` that answers, the one that was made last first. Raises as `look_around`."""
+    return look_around(root)[0]
+
+
+def look_around(root: Path) -> tuple[list[RunDirectory], dict[str, str]]:
+    """Every run in `root`, the one that was made last first, and by name why others cannot be looked at.
+
+    Raises RunError when `root` itself cannot.
+    """
+    runs: list[tuple[float, RunDirectory]] = []
+    problems: dict[str, str] = {}
     try:
-        found = [RunDirectory(_resolved(entry)) for entry in root.iterdir() if _is_run(entry)]
-    except OSError:
-        return []
-    return sorted(found, key=_created, reverse=True)
+        [(_, entries)] = patience.each([root], lambda root: list(root.iterdir()))
+        if isinstance(entries, patience.NoAnswer):
+            raise entries
+    except (FileNotFoundError, NotADirectoryError):
+        return [], {}
+    except OSError as error:
+        raise RunError(f"{root} cannot be read: {error.strerror}", "is the share that it is on down?") from error
+    for entry, found in patience.each(entries, _look_at):
+        if isinstance(found, tuple):
+            runs.append(found)
+        elif found:
+            problems[entry.name] = str(found.strerror) if isinstance(found, patience.NoAnswer) else found
+    runs.sort(key=lambda found: found[0], reverse=True)
+    return [run for _, run in runs], problems
+
+
+def _look_at(entry: Path) -> tuple[float, RunDirectory] | str | None:
+    """When a run was made, and the run; or why it cannot be looked at; None for what is no run."""
+    if _is_run(entry):
+        run = RunDirectory(_resolved(entry))
+        return _created(run), run
+    if entry.is_symlink() and not os.path.exists(entry):
+        return f"it is in {os.readlink(entry)}, which is not there"
+    return None
 
 
 def _is_run(entry: Path) -> bool:

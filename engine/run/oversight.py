@@ -18,6 +18,9 @@ END_OF_ALLOCATION = "SLURM_JOB_END_TIME"
 """Unix seconds at which Slurm ends the allocation that we run in; Slurm 22.05 and later set it."""
 SPARE_S = 60.0
 """How much sooner than the settings say the saving begins: Slurm's clock is not ours, and a stop takes a moment."""
+ABSENT_S = 2.0
+"""Looks that are further apart mean that this process was held up: frozen, or by a share that gave no answer. The
+ranks may have been held up with it."""
 LOST_S = 3.0
 """How long a rank may be gone without a report while its step goes on. The others wait for it in NCCL, and
 torchrun gives them `launch.grace_s` to leave."""
@@ -40,12 +43,16 @@ class Oversight:
         self._is_training = attempt.name.endswith("-train")
         self._sees_ranks = settings.launch.launcher == "local"  # else their pids are those of a container or a node
         self._next_look = 0.0
+        self._last_look = time.monotonic()
         self._lost_since: float | None = None
         health.reached = None  # what an earlier attempt reached says nothing of the next save
 
     def look(self) -> Verdict | None:
         """The verdict on an attempt that must be ended now, else None; without a message the ranks' reports say why."""
         now = time.monotonic()
+        if (absent := now - self._last_look) > ABSENT_S:
+            self._hang.forgive(absent)
+        self._last_look = now
         if new := self._health.records - self._records:
             self._records = self._health.records
             self._hang.note_records(new, now)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from engine import env_file, local_paths, paths, secrets, settings_file
+from engine import env_file, local_paths, paths, patience, secrets, settings_file
 from engine.errors import LaunchError, NotFoundError, RunError
 from engine.machine import Machine, detect
 from engine.paths import write_atomic
@@ -294,10 +294,17 @@ def _is_listed(name: str) -> RunError:
 
 
 def find(reference: str) -> RunDirectory:
-    """A run by name, by path, or `last` for the newest. Raises NotFoundError."""
+    """A run by name, by path, or `last` for the newest.
+
+    Raises NotFoundError, and RunError for one whose disk does not answer.
+    """
     root = paths.runs_root()
     if reference not in ("", "last"):
-        return directory.find(root, reference)
+        try:
+            return patience.within(lambda: directory.find(root, reference))
+        except patience.NoAnswer as error:
+            message, hint = f"{reference} gives {error.strerror}", "is the share that it is on down? runs: gptoss runs"
+            raise RunError(message, hint) from error
     runs = directory.list_runs(root)
     if not runs:
         raise NotFoundError(f"there is no run in {root} yet", "start one with: gptoss quickstart")

@@ -51,6 +51,10 @@ class HangWatch:
         self._has_records = True
         self._seen = now
 
+    def forgive(self, seconds: float) -> None:
+        """Nobody looked for so long: that nothing was seen then says nothing of the ranks."""
+        self._seen += seconds
+
     def silence_s(self, now: float) -> float | None:
         """How long nothing came, once that is too long; else None."""
         if not self._allowed_s or now < self._next_look:

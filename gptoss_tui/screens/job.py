@@ -44,6 +44,8 @@ HUGE_COLUMNS = 240
 """From here on there is room for four charts."""
 TICK_S = 1.0
 GPU_S = 2.0
+SILENT_S = 5.0
+"""A directory that has not answered for so long is on a share whose server is down."""
 FRESH_S = 60.0
 """Alerts of so long ago are still news when a screen opens."""
 _TOASTS: dict[str, SeverityLevel] = {"warning": "warning", "error": "error"}
@@ -91,6 +93,7 @@ class JobScreen(CockpitScreen):
         self._is_merged = False
         self._samples_wanted = False
         self._bell = False
+        self.pulse = feed.Pulse()
         self._checkpoint: tuple[int, int] | None = None
         """Iteration and bytes of the newest checkpoint."""
 
@@ -241,6 +244,9 @@ class JobScreen(CockpitScreen):
         facts = run_facts(state, history, self.settings, self.plan, self._checkpoint, now)
         self.query_one(Facts).show("training", facts)
         self.query_one(Events).show(history.events)
+        if (silence := self.pulse.silence_s) > SILENT_S:
+            self.show_status(((f"its directory does not answer, {words.duration(silence)}", "warning"),))
+            return
         self.show_status((*self.status_row(state), (f"  {words.duration(elapsed)}", "muted")))
 
     def on_resize(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from textual.binding import Binding
 from engine.finetune_settings import GOALS
 from engine.monitor.diagnose import Diagnosis
 from engine.options import Value
+from engine.patience import NoAnswer, Patient
 from engine.run.directory import RunDirectory
 from engine.run.state import State, Status
 from gptoss_tui import feed
+from gptoss_tui.log_file import DISK_S
 from gptoss_tui.screens.confirm import Choice, ConfirmScreen
 from gptoss_tui.screens.job import JobScreen
 
@@ -39,13 +42,18 @@ class MonitorScreen(JobScreen):
     def __init__(self, run: RunDirectory) -> None:
         super().__init__()
         self.run = run
+        self._disk = Patient(DISK_S)
+        self._logs: list[tuple[str, Path]] = []
         self._log_attempt = -1
         self._log_is_chosen = False
+
+    def on_unmount(self) -> None:
+        self._disk.close()
 
     def on_mount(self) -> None:
         self.show_status((), place=self.run.name)
         self.run_worker(
-            partial(feed.follow, self.run, self),
+            partial(feed.follow, self.run, self, self.pulse),
             thread=True,
             exclusive=True,
             exit_on_error=False,
@@ -65,7 +73,9 @@ class MonitorScreen(JobScreen):
         return not self.cockpit.services.is_watching
 
     def logs(self) -> list[tuple[str, Path]]:
-        return feed.log_files(self.run, self.state)
+        with suppress(NoAnswer):
+            self._logs = self._disk.call(partial(feed.log_files, self.run, self.state))
+        return self._logs
 
     def rank_logs(self, shown: Path) -> tuple[Path, ...]:
         return feed.rank_logs(shown)

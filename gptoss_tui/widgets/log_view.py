@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from textual import events
 from textual.binding import Binding
 from textual.message import Message
 
+from engine.patience import NoAnswer, Patient
 from gptoss_tui import words
-from gptoss_tui.log_file import LineFilter, Lines, LogFile
+from gptoss_tui.log_file import DISK_S, LineFilter, Lines, LogFile
 from gptoss_tui.log_lines import BAD, PATTERNS, WARN, Level
 from gptoss_tui.log_merged import MergedLog
 from gptoss_tui.widgets.canvas import Canvas, Row, Span, heading, take
@@ -69,6 +71,7 @@ class LogView(Canvas, can_focus=True):
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self._file: Lines | None = None
+        self._disk = Patient(DISK_S)
         self.paths: tuple[Path, ...] = ()
         """The files that are shown."""
         self._title = "log"
@@ -88,7 +91,9 @@ class LogView(Canvas, can_focus=True):
         if self._file is not None:
             self._file.close()
         self.paths = paths
-        self._file = LogFile(paths[0]) if len(paths) == 1 else MergedLog(paths) if paths else None
+        self._file = (
+            LogFile(paths[0], self._disk) if len(paths) == 1 else MergedLog(paths, self._disk) if paths else None
+        )
         self._title = title
         self._left = 0
         self.match_line = None
@@ -101,6 +106,7 @@ class LogView(Canvas, can_focus=True):
     def on_unmount(self) -> None:
         if self._file is not None:
             self._file.close()
+        self._disk.close()
 
     def poll(self) -> None:
         """Take in what was appended; a large file is taken in pieces, so that keys are answered."""
@@ -112,7 +118,7 @@ class LogView(Canvas, can_focus=True):
         # A long file is drawn when it is known to its end; until then only so that something is there.
         if (is_new or is_filtered) and (not self._file.is_behind or not self._rows):
             self.redraw()
-        if self._file.is_behind or is_filtered:
+        if (self._file.is_behind or is_filtered) and not self._disk.is_waiting:
             self.set_timer(PIECE_S, self.poll)
 
     def set_search(self, text: str) -> str:
@@ -155,12 +161,13 @@ class LogView(Canvas, can_focus=True):
         self.run_worker(self._find(file, pattern, start, direction), exclusive=True, group="search")
 
     async def _find(self, file: Lines, pattern: re.Pattern[bytes], start: int, direction: int) -> None:
-        for line in file.search(pattern, start, backwards=direction < 0):
-            if line is None:
-                await asyncio.sleep(0)
-            elif (row := self._row_of(line)) is not None:
-                self._jump_to(line, row)
-                return
+        with suppress(NoAnswer):
+            for line in file.search(pattern, start, backwards=direction < 0):
+                if line is None:
+                    await asyncio.sleep(0)
+                elif (row := self._row_of(line)) is not None:
+                    self._jump_to(line, row)
+                    return
         is_error = pattern is PATTERNS[Level.ERRORS]
         self.post_message(self.NotFound("an error" if is_error else repr(pattern.pattern.decode("utf-8", "replace"))))
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from engine.checkpoints import training
-from engine.run import rotation, space
+from engine.run import oversight, rotation, space
 from engine.run.directory import RunDirectory
 from engine.run.oversight import Oversight, stop_before
 from engine.run.space import GIB, SpaceGuard
@@ -257,3 +257,20 @@ def test_megatron_lm_goes_on_from_the_newest_whole_checkpoint(run, monkeypatch):
     assert run.last_checkpoint() == 10
     assert rotation.is_ours_to_settle(settings)
     assert not rotation.is_ours_to_settle(settings.with_values({"launch.launcher": "slurm"}))
+
+
+def test_who_was_held_up_takes_that_for_no_silence_of_the_ranks(run, monkeypatch):
+    """As after a share that gave no answer, or a supervisor that was frozen."""
+    now = 0.0
+    monkeypatch.setattr(oversight, "time", SimpleNamespace(monotonic=lambda: now))
+    settings = Settings().with_values({"launch.hang_s": 10})
+    health = SimpleNamespace(records=0, reached=None, space=SimpleNamespace(look=lambda *_: None))
+    told: list[str] = []
+    watch = Oversight(run, run.attempt(1, "train"), settings, health, lambda kind, _: told.append(kind))
+    for later in (0.5, 100.0, 100.5):
+        now = later
+        assert watch.look() is None
+    while now < 112:
+        now += 0.5
+        verdict = watch.look()
+    assert verdict is not None and "it hung" in verdict.message and told[0] == "hang"

@@ -81,6 +81,21 @@ def test_ranks_that_hang_leave_their_stacks_and_are_started_again(make_run: Make
     harness.check_nobody_left(run)
 
 
+@pytest.mark.faults
+@pytest.mark.fault("supervisor-asleep")
+def test_a_supervisor_that_slept_takes_that_for_no_hang(make_run: MakeRun) -> None:
+    hang_s = 3
+    run = make_run("run", TRAIN, {"iteration_s": 0.2}, **{"launch.hang_s": hang_s, "training.iterations": 60})
+    start.launch(run)
+    until(lambda: is_training(run), "iterations")
+    supervisor = harness.supervisor_of(run)
+    assert supervisor.send(signal.SIGSTOP)
+    time.sleep(2 * hang_s)
+    assert supervisor.send(signal.SIGCONT)
+    assert start.wait(run, harness.LIMIT_S).status is Status.FINISHED
+    assert "hang" not in harness.kinds(run) and harness.most_repeated(run) == 0
+
+
 @pytest.mark.fault("supervisor-and-torchrun")
 def test_ranks_do_not_outlive_supervisor_and_torchrun(make_run: MakeRun, calm: RunDirectory) -> None:
     run = make_run("run", TRAIN)
