@@ -23,14 +23,14 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Name the suite of each test for `--dist loadgroup`, and begin with what takes longest."""
     order = (*ALONE.values(), *SUITES)
     places: dict[str, int] = {}
     for item in items:
         directory = item.path.relative_to(HERE).parts[0]
         suite = ALONE.get(item.path.stem, directory)
-        if suite in order:
+        if suite in order and config.pluginmanager.hasplugin("xdist"):
             item.add_marker(pytest.mark.xdist_group(suite))
         places[item.nodeid] = order.index(suite) if suite in order else len(order)
     items.sort(key=lambda item: places[item.nodeid])

@@ -20,7 +20,8 @@ from engine.run.directory import RunDirectory, create, read_records
 from engine.settings import Settings
 from engine.settings_file import save
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 600.0
+"""A step takes seconds; this is for a machine that does much else."""
 
 SMALL: dict[str, object] = {
     "model.name": "tiny",
@@ -78,7 +79,7 @@ class Zygote:
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=TIMEOUT_S)
         assert self._process.stdout is not None
         self._process.stdout.close()
 

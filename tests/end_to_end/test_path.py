@@ -199,7 +199,7 @@ def test_torchrun_starts_a_worker(prepared: RunDirectory, case: MakeCase) -> Non
     shutil.rmtree(run.converted)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*command, "-m", "engine.workers.convert", str(run.path)], capture_output=True, text=True, timeout=120
+        [*command, "-m", "engine.workers.convert", str(run.path)], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert result_of(run.attempt(0, "convert"))["parameters"] == 349_808

@@ -15,7 +15,6 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -26,6 +25,10 @@ LEFT_A_PROCESS = 77
 """Exit code of a rank whose worker ended well and left a child process behind."""
 
 WORKERS = ("prepare", "convert", "train", "export", "verify")
+
+
+_stores: dict[tuple[int, ...], Any] = {}
+"""Where the ranks of one start meet, by their pids."""
 
 
 def main() -> None:
@@ -64,15 +67,19 @@ def load() -> dict[str, ModuleType]:
 
 
 def start(workers: dict[str, ModuleType], request: dict[str, Any]) -> list[int]:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    pids = []
+    # As with torchrun, the store is nobody's rank: a port that is listened to from the beginning is taken by nobody
+    # else, and no rank that ends first takes the store away from the others.
+    from torch.distributed import TCPStore
+
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    port = store.port
+    pids: list[int] = []
     for rank in range(request["ranks"]):
         pid = os.fork()
         if pid == 0:
             be_rank(workers, request, rank, port)
         pids.append(pid)
+    _stores[tuple(pids)] = store
     return pids
 
 
@@ -88,6 +95,8 @@ def be_rank(workers: dict[str, ModuleType], request: dict[str, Any], rank: int, 
             LOCAL_WORLD_SIZE=ranks,
             MASTER_ADDR="localhost",
             MASTER_PORT=str(port),
+            TORCHELASTIC_USE_AGENT_STORE="True",
+            TORCHELASTIC_RESTART_COUNT="0",
             GPTOSS_ATTEMPT=request["attempt"],
         )
         from engine.workers import cpu
@@ -121,6 +130,7 @@ def wait(pids: list[int], timeout_s: float) -> list[int | None]:
                     os.waitpid(pid, 0)
                     codes[pid] = None
         time.sleep(0.02)
+    _stores.pop(tuple(pids), None)
     return [codes[pid] for pid in pids]
 
 

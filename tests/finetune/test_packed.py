@@ -21,7 +21,7 @@ def test_packed_rows_hold_the_chats(zygote: Zygote, prepared: RunDirectory, case
     result = zygote.run("prepare", run)
     assert result["packing_efficiency"] > 0.9
     script = Path(__file__).with_name("packed_rows.py")
-    done = subprocess.run([sys.executable, str(script), str(run.path)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, str(script), str(run.path)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout.splitlines()[-1])
     assert {tuple(row["shape"]) for row in seen["rows"]} == {(1, 512)}
