@@ -19,9 +19,7 @@ from engine.plan.plan import STEP_NAMES, Plan, PlannedStep
 from engine.run.directory import RunDirectory, create, read_records
 from engine.settings import Settings
 from engine.settings_file import save
-
-TIMEOUT_S = 600.0
-"""A step takes seconds; this is for a machine that does much else."""
+from tests.limits import LONG_LIMIT_S
 
 SMALL: dict[str, object] = {
     "model.name": "tiny",
@@ -79,7 +77,7 @@ class Zygote:
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(timeout=TIMEOUT_S)
+        self._process.wait(timeout=LONG_LIMIT_S)
         assert self._process.stdout is not None
         self._process.stdout.close()
 
@@ -96,7 +94,7 @@ class Zygote:
         return Started(run, worker, attempt, self._ask(request)["pids"])
 
     def wait(self, started: Started) -> list[int | None]:
-        codes: list[int | None] = self._ask({"wait": started.pids, "timeout_s": TIMEOUT_S})["codes"]
+        codes: list[int | None] = self._ask({"wait": started.pids, "timeout_s": LONG_LIMIT_S})["codes"]
         return codes
 
     def run(self, worker: str, run: RunDirectory, ranks: int = 1, without: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -182,7 +180,7 @@ def losses(run: RunDirectory) -> dict[int, float]:
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
     """Wait for `condition`. Raises Failed when it does not come true in time."""
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = time.monotonic() + LONG_LIMIT_S
     while not condition():
         if time.monotonic() > deadline:
             raise Failed(f"timed out waiting for {what}")

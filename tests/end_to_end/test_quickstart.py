@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine.run.directory import RunDirectory, read_records
+from tests.limits import LONG_LIMIT_S as LIMIT_S
 
 pytestmark = pytest.mark.engine
 
@@ -22,7 +23,6 @@ SHORT = [
                  "training.evaluation_interval=48", "training.warmup_iterations=2")
     for word in ("--set", pair)
 ]  # fmt: skip
-LIMIT_S = 600
 
 
 @pytest.fixture

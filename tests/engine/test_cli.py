@@ -12,6 +12,7 @@ import pytest
 
 from engine.cli.facts import settings_page
 from gptoss_tui.__main__ import main
+from tests.limits import LIMIT_S
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -30,7 +31,7 @@ def gptoss(tmp_path):
             text=True,
             stdin=subprocess.DEVNULL,
             env=environment | extra,
-            timeout=60,
+            timeout=LIMIT_S,
         )
 
     return call

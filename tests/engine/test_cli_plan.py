@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import LIMIT_S
+
 MACHINES = Path(__file__).parent.parent / "fakes" / "nvml" / "machines"
 PUBLISHED = (
     "--model gpt-oss-120b --gpu H100 --gpus-per-node 8 --nodes 8 --goal pretrain --sequence-length 4096 "
@@ -26,7 +28,7 @@ def plan(tmp_path):
             text=True,
             stdin=subprocess.DEVNULL,
             env={**os.environ, "HOME": str(tmp_path), "GPTOSS_RUNS": str(tmp_path / "runs")},
-            timeout=60,
+            timeout=LIMIT_S,
         )
 
     return call

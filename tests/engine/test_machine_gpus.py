@@ -15,6 +15,7 @@ import pytest
 
 from engine.machine import Machine
 from tests.fakes.nvml import FakeNvml, build
+from tests.limits import LIMIT_S
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="the fake driver is compiled with gcc")
 
@@ -37,7 +38,7 @@ def run_python(code: str, environment: Mapping[str, str]) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

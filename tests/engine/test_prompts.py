@@ -32,8 +32,7 @@ from gptoss_tui.__main__ import main
 from gptoss_tui.bridge import Services
 from gptoss_tui.draft import Draft
 from gptoss_tui.prompts import SetUp
-
-LIMIT_S = 60
+from tests.limits import LIMIT_S
 
 
 @pytest.fixture(autouse=True)

@@ -23,10 +23,10 @@ from engine.run.reports import Outcome, Verdict
 from engine.run.state import Status
 from engine.run.supervisor import Supervisor
 from engine.settings import Settings
+from tests.limits import LIMIT_S
 
 FAKE_PYTHON = Path(__file__).parent.parent / "fakes" / "fake_python.py"
 STEPS = ("prepare", "train")
-LIMIT_S = 30
 
 
 @pytest.fixture

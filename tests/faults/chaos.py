@@ -80,5 +80,5 @@ class Chaos:
         if state.status.is_live or state.status is Status.FINISHED:
             return
         if state.status is not Status.LOST:
-            until(lambda: not processes_of(self.run.path), "the processes of an ended run to be gone", 15)
+            until(lambda: not processes_of(self.run.path), "the processes of an ended run to be gone")
         start.resume(self.run)

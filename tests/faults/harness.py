@@ -20,10 +20,10 @@ from engine.run.job import processes_of
 from engine.run.reports import read_reports
 from engine.run.state import State, Status
 from engine.settings import Settings
+from tests.limits import LIMIT_S
 
 DOUBLE = Path(__file__).with_name("fake_training.py")
 ITERATIONS, INTERVAL, RANKS = 18, 6, 2
-LIMIT_S = 60.0
 SETTINGS: dict[str, object] = {
     "model.name": "tiny",
     "training.iterations": ITERATIONS,
@@ -107,9 +107,9 @@ def most_repeated(run: RunDirectory) -> int:
 
 def check_nobody_left(run: RunDirectory) -> None:
     """No process of the run is alive once it is over, whoever its parent is. The supervisor may take a moment."""
-    until(lambda: not processes_of(run.path), "the run's processes to be gone", 10)
+    until(lambda: not processes_of(run.path), "the run's processes to be gone")
     supervisor = run.read_state().supervisor
-    until(lambda: supervisor is None or not supervisor.is_alive(), "the supervisor to leave", 10)
+    until(lambda: supervisor is None or not supervisor.is_alive(), "the supervisor to leave")
 
 
 def supervisor_of(run: RunDirectory) -> ProcessId:

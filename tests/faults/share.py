@@ -21,7 +21,8 @@ from typing import Any
 
 import pytest
 
-LIMIT_S = 60.0
+from tests.limits import LIMIT_S
+
 READ = {"0", "275", "63", "76"}
 """Numbers of the system calls in which an idle server waits for a request: read and splice, on x86-64 and arm64."""
 

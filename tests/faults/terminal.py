@@ -12,7 +12,8 @@ import subprocess
 import termios
 import time
 
-LIMIT_S = 60.0
+from tests.limits import LIMIT_S
+
 _ESCAPES = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 
 

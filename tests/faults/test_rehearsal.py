@@ -25,10 +25,10 @@ from tests.faults.chaos import Chaos
 from tests.faults.conftest import heavy_lock
 from tests.faults.harness import until
 from tests.faults.test_signals import MOMENTS
+from tests.limits import LONG_LIMIT_S as LIMIT_S
 
 pytestmark = [pytest.mark.faults, pytest.mark.engine]
 
-LIMIT_S = 600.0
 ITERATIONS, INTERVAL = 24, 8
 SHORT: dict[str, object] = {
     "training.iterations": ITERATIONS,

@@ -269,7 +269,7 @@ def test_the_tuned_model_answers(zygote: Zygote, tuned: RunDirectory) -> None:
     wanted = {"prompts": ["What does the owl say?"], "count": 0, "longest": 32, "models": ["base", "tuned"]}
     done = subprocess.run(
         [sys.executable, "-m", "engine.workers.try_answers", str(tuned.path)],
-        input=json.dumps(wanted), capture_output=True, text=True, timeout=120,
+        input=json.dumps(wanted), capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     records = [json.loads(line) for line in done.stdout.splitlines()]

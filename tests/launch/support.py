@@ -15,9 +15,9 @@ from engine.launch.command import StepRequest
 from engine.plan.layout import Layout
 from engine.run.directory import RunDirectory, read_records
 from engine.settings import Settings
+from tests.limits import LIMIT_S
 
 FAKES = Path(__file__).parent.parent / "fakes"
-LIMIT_S = 60
 
 
 def until(claim: Callable[[], object], limit_s: float = LIMIT_S, what: str = "") -> None:
@@ -70,4 +70,4 @@ def need(*programs: str) -> None:
 
 
 def sh(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, capture_output=True, text=True, timeout=60, **options)
+    return subprocess.run(words, capture_output=True, text=True, timeout=LIMIT_S, **options)

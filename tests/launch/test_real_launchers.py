@@ -11,8 +11,7 @@ from engine.run import start
 from engine.run.directory import read_records
 from engine.run.state import Status
 from tests.launch.support import is_training, messages, sh, until
-
-LIMIT_S = 90
+from tests.limits import LIMIT_S
 
 
 @pytest.mark.slurm

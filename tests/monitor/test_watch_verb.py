@@ -19,11 +19,11 @@ from engine.run.directory import RunDirectory
 from engine.run.state import State, Status, StepState
 from engine.settings import Settings
 from gptoss_tui.__main__ import main
+from tests.limits import LIMIT_S
 
 CAPTURED = Path(__file__).parent.parent / "captured"
 LOG = CAPTURED / "logs" / "megatron-bridge-0.6.2-last-rank.log"
 METRICS = (CAPTURED / "rehearsal" / "metrics.jsonl").read_text()
-LIMIT_S = 20
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from engine.run.state import State, Status, StepState
 from engine.settings import Settings
 from gptoss_tui.bridge import Services
 from gptoss_tui.model_panel import ModelFacts
+from tests.limits import LIMIT_S
 
 NOW = 1_767_225_600.0
 """2026-01-01 00:00:00 UTC."""
@@ -250,7 +251,7 @@ async def settled(pilot: Pilot[object], rounds: int = 5) -> None:
     await until(pilot, is_same)
 
 
-async def until(pilot: Pilot[object], condition: Callable[[], object], limit_s: float = 60.0) -> None:
+async def until(pilot: Pilot[object], condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
     """Let the program work until `condition` holds; fails after `limit_s`."""
     loop = asyncio.get_running_loop()
     end = loop.time() + limit_s

@@ -28,6 +28,7 @@ from gptoss_tui.glyphs import Charset, detect_charset, to_ascii
 from gptoss_tui.screens.doctor import DoctorScreen
 from gptoss_tui.screens.help import HelpScreen
 from gptoss_tui.screens.home import HomeScreen
+from tests.limits import LIMIT_S
 from tests.tui.doubles import a_full_run, until
 
 ROOT = Path(__file__).parents[2]
@@ -217,7 +218,7 @@ class Terminal:
         os.close(slave)
         self.written = b""
 
-    def read_until(self, text: bytes, limit_s: float = 30.0) -> None:
+    def read_until(self, text: bytes, limit_s: float = LIMIT_S) -> None:
         """Take what the program writes until `text` is in it."""
         end = time.monotonic() + limit_s
         while text not in self.written:
@@ -254,7 +255,7 @@ def test_the_real_program_starts_and_quits(open_terminal):
     terminal.read_until(b"doctor")
     os.write(terminal.master, b"qq")
     terminal.read_until(b"\x1b[?1049l")
-    assert terminal.process.wait(10) == 0
+    assert terminal.process.wait(LIMIT_S) == 0
     terminal.close()
 
 
@@ -266,7 +267,7 @@ def test_every_screen_can_be_the_first(open_terminal, tmp_path, screen):
     terminal.read_until(expected)
     os.write(terminal.master, b"q")
     terminal.read_until(b"\x1b[?1049l")
-    assert terminal.process.wait(10) == 0
+    assert terminal.process.wait(LIMIT_S) == 0
     terminal.close()
 
 
@@ -291,7 +292,7 @@ def test_sigterm_gives_the_terminal_back(open_terminal):
     terminal.read_until(b"rehearsal")
     terminal.process.send_signal(signal.SIGTERM)
     terminal.read_until(b"\x1b[?1049l")
-    assert terminal.process.wait(10) == ExitCode.INTERRUPTED
+    assert terminal.process.wait(LIMIT_S) == ExitCode.INTERRUPTED
     assert b"\x1b[?1000l" in terminal.written
     terminal.close()
 
@@ -300,7 +301,7 @@ def test_a_closed_terminal_ends_the_program(open_terminal):
     terminal = open_terminal()
     terminal.read_until(b"rehearsal")
     terminal.close()
-    assert terminal.process.wait(10) in (0, -signal.SIGHUP)
+    assert terminal.process.wait(LIMIT_S) in (0, -signal.SIGHUP)
 
 
 def test_a_machine_file_that_is_none_is_refused_before_any_screen(tmp_path, monkeypatch):

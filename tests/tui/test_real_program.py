@@ -15,12 +15,12 @@ import pytest
 
 from engine.run import directory
 from engine.run.state import Status
+from tests.limits import LONG_LIMIT_S as LIMIT_S
 
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed"),
 ]
-LIMIT_S = 240
 # The rehearsal at its shortest: random weights need no conversion, and nothing is exported.
 SETTINGS = """
 title = "Short"

@@ -17,6 +17,7 @@ from engine.errors import SettingsError
 from gptoss_tui import serve
 from gptoss_tui.bridge import Services
 from gptoss_tui.serve import COOKIE, Gate
+from tests.limits import LIMIT_S
 from tests.tui.doubles import a_full_run
 
 WATCH = shlex.join([sys.executable, "-m", "gptoss_tui.served", "watch"])
@@ -97,7 +98,7 @@ async def test_a_window_shows_the_runs(runs_root, monkeypatch):
         await get(browser, gate.link)
         shown = b""
         async with browser.ws_connect(f"{gate.origin}/ws?width=100&height=30", origin=gate.origin) as window:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(LIMIT_S):
                 while b"through-the-browser" not in shown:
                     message = await window.receive()
                     assert message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT), shown

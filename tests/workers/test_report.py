@@ -19,9 +19,10 @@ from engine.processes import ProcessId
 from engine.run.directory import RunDirectory, create, read_records
 from engine.settings import Settings
 from engine.settings_file import save
+from tests.limits import LIMIT_S
 
 FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
-DEADLINE_S = 30.0
+DEADLINE_S = LIMIT_S
 
 
 @pytest.fixture
