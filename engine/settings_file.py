@@ -42,6 +42,9 @@ def read_tables(path: Path) -> dict[str, Any]:
 def load(path: Path, base: Settings | None = None) -> Settings:
     """Settings from a file, over `base`. Raises as `read_tables` and `merge` do."""
     tables = read_tables(path)
+    if not tables:
+        # After a power cut a file may be there without its content: the defaults would be another run.
+        raise SettingsError(f"{path} is empty", "write its settings again, or take them from a backup")
     tables.pop("preset", None)
     try:
         return merge(base or Settings(), tables)

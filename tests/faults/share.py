@@ -58,6 +58,10 @@ class Share:
         """Answer every call with an error (ESTALE, EIO)."""
         self._order({"error": number})
 
+    def refuse_writing(self, number: int) -> None:
+        """Answer every call that needs room with an error (EDQUOT)."""
+        self._order({"write_error": number})
+
     def mend(self) -> None:
         self._order({})
 
@@ -113,10 +117,10 @@ def serve(source: str, mount: str, control: str) -> None:
     """Pass everything on to the directory `source`, until it is unmounted."""
     import mfusepy
 
-    def place(path: str) -> str:
+    def place(path: str, *, needs_room: bool = False) -> str:
         order = json.loads(Path(control).read_text())
         time.sleep(order.get("delay_s", 0))
-        if number := order.get("error"):
+        if number := order.get("error") or (needs_room and order.get("write_error")):
             raise OSError(number, os.strerror(number))
         return source + path
 
@@ -133,7 +137,7 @@ def serve(source: str, mount: str, control: str) -> None:
 class Passing:
     """The calls that a run makes, by their FUSE names."""
 
-    place: Callable[[str], str]
+    place: Callable[..., str]
 
     def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
         found = os.lstat(self.place(path))
@@ -148,14 +152,14 @@ class Passing:
         return os.open(self.place(path), flags & ~(os.O_APPEND | os.O_CREAT | os.O_EXCL))
 
     def create(self, path: str, mode: int, fi: Any = None) -> int:
-        return os.open(self.place(path), os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        return os.open(self.place(path, needs_room=True), os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
 
     def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
         self.place(path)
         return os.pread(fh, size, offset)
 
     def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
-        self.place(path)
+        self.place(path, needs_room=True)
         return os.pwrite(fh, data, offset)
 
     def release(self, path: str, fh: int) -> int:
@@ -175,7 +179,7 @@ class Passing:
         return 0
 
     def mkdir(self, path: str, mode: int) -> int:
-        os.mkdir(self.place(path), mode)
+        os.mkdir(self.place(path, needs_room=True), mode)
         return 0
 
     def rmdir(self, path: str) -> int:

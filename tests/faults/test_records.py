@@ -104,15 +104,18 @@ def test_a_damaged_state_is_rebuilt(by: str, calm: RunDirectory, make_run: MakeR
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("name", "content", "text"),
     [
-        pytest.param("settings.toml", "is not TOML", marks=pytest.mark.fault("settings-damaged")),
-        pytest.param("plan.json", "plan.json is damaged", marks=pytest.mark.fault("plan-damaged")),
+        pytest.param("settings.toml", b"= = =\n", "is not TOML", marks=pytest.mark.fault("settings-damaged")),
+        pytest.param("settings.toml", b"", "is empty", marks=pytest.mark.fault("settings-damaged")),
+        pytest.param("settings.toml", bytes(4096), "is not TOML", marks=pytest.mark.fault("settings-damaged")),
+        pytest.param("plan.json", b"= = =\n", "plan.json is damaged", marks=pytest.mark.fault("plan-damaged")),
+        pytest.param("plan.json", b"", "plan.json is damaged", marks=pytest.mark.fault("plan-damaged")),
     ],
 )
-def test_what_cannot_be_read_is_said(name: str, text: str, make_run: MakeRun) -> None:
+def test_what_cannot_be_read_is_said(name: str, content: bytes, text: str, make_run: MakeRun) -> None:
     run = make_run("run", ("train",))
-    (run.path / name).write_bytes(b"= = =\n")
+    (run.path / name).write_bytes(content)
     with pytest.raises(EngineError, match=text):
         start.resume(run)
     with pytest.raises(LaunchError, match=text):
@@ -132,6 +135,21 @@ def test_damaged_records_are_left_out(stopped: RunDirectory, calm: RunDirectory)
     _resume(stopped)
     good = {i: loss for i, loss in harness.losses(stopped).items() if isinstance(i, int) and isinstance(loss, float)}
     assert good == harness.losses(calm)
+
+
+@pytest.mark.fault("power-loss")
+def test_after_a_power_cut_the_last_whole_checkpoint_is_used(stopped: RunDirectory, calm: RunDirectory) -> None:
+    """What was written last and never reached the disk: files without content, and records that are zeros."""
+    for path in training.directory(stopped.checkpoints, 13).iterdir():
+        path.write_bytes(b"")
+    (stopped.checkpoints / "latest_checkpointed_iteration.txt").write_bytes(b"")
+    stopped.state.write_bytes(b"")
+    for records in (stopped.metrics, stopped.events):
+        with records.open("ab") as file:
+            file.write(bytes(4096))
+    [warning] = _resume(stopped)
+    assert "iteration 13" in warning
+    assert harness.losses(stopped) == harness.losses(calm)
 
 
 def test_health_reads_past_damaged_records(make_run: MakeRun) -> None:

@@ -142,6 +142,26 @@ def test_a_broken_share_hides_no_other_run_and_is_waited_for(
     harness.check_nobody_left(run)
 
 
+@pytest.mark.faults
+@pytest.mark.fault("disk-quota")
+def test_a_quota_that_is_used_up_for_a_while(make_run: MakeRun, share: Share, calm: RunDirectory) -> None:
+    run = make_run("run", TRAIN, {"iteration_s": 0.1}, root=share.path, **{"launch.restarts": 20})
+    start.launch(run)
+    until(lambda: run.last_checkpoint() == harness.INTERVAL, "the first checkpoint")
+    share.refuse_writing(errno.EDQUOT)
+    time.sleep(3)
+    share.mend()
+    state = start.wait(run, harness.LIMIT_S)
+    if state.status is not Status.FINISHED:
+        # It was started again too often meanwhile; `lost` where that could not be written either.
+        assert state.status in (Status.FAILED, Status.LOST), state.message
+        start.resume(run)
+        state = start.wait(run, harness.LIMIT_S)
+    assert state.status is Status.FINISHED, state.message
+    assert harness.losses(run).items() <= harness.losses(calm).items()  # the records of that time are missing
+    harness.check_nobody_left(run)
+
+
 @pytest.mark.fault("share-gone")
 def test_a_share_that_is_unmounted_ends_in_a_clear_state_and_may_come_back(
     make_run: MakeRun, share: Share, calm: RunDirectory
