@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from engine.errors import RunError
+from engine.paths import write_atomic
 from engine.plan.layout import Layout
 from engine.plan.plan import STEP_NAMES, Plan, PlannedStep
 from engine.processes import ProcessId
@@ -168,3 +170,27 @@ def copy(source: RunDirectory, root: Path, name: str) -> RunDirectory:
     """A run that is where `source` is, under another name."""
     shutil.copytree(source.path, root / name)
     return RunDirectory(root / name)
+
+
+def rewind(run: RunDirectory, step: str) -> None:
+    """Leave of a finished run what it had before `step`, which becomes its last."""
+    done = STEP_NAMES.index(step)
+    places = {"prepare": (run.data, run.model), "convert": (run.converted,), "export": (run.export,),
+              "train": (run.checkpoints, run.tensorboard, run.path / "evaluation", run.metrics)}  # fmt: skip
+    for name in STEP_NAMES[done:]:
+        for place in places.get(name, ()):
+            shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink(missing_ok=True)
+    shutil.rmtree(run.attempts)
+    run.attempts.mkdir()
+    run.events.unlink()
+    plan = run.read_plan()
+    write_atomic(run.plan, replace(plan, steps=plan.steps[: done + 1]).to_json())
+    state = run.read_state()
+    steps = tuple(
+        one if number < done else replace(one, status=Status.PENDING, attempt=0)
+        for number, one in enumerate(state.steps[: done + 1])
+    )
+    results = {name: result for name, result in state.results.items() if name in STEP_NAMES[:done]}
+    state = replace(state, name=run.name, status=Status.PENDING, steps=steps, step="", attempt=0, iteration=0,
+                    supervisor=None, job=None, results=results)  # fmt: skip
+    write_atomic(run.state, state.to_json())

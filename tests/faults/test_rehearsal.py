@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,6 @@ import pytest
 from engine import presets
 from engine.machine import detect
 from engine.paths import write_atomic
-from engine.plan.plan import STEP_NAMES
 from engine.plan.planner import make_plan
 from engine.run import start
 from engine.run.directory import RunDirectory
@@ -67,37 +64,13 @@ def at(calm: RunDirectory, heavy: None, tmp_path: Path, monkeypatch: pytest.Monk
 
     def make(step: str) -> RunDirectory:
         run = harness.copy(calm, root, step)
-        _rewind(run, step)
+        harness.rewind(run, step)
         made.append(run)
         return run
 
     yield make
     for run in made:
         harness.end(run)
-
-
-def _rewind(run: RunDirectory, step: str) -> None:
-    """Leave of a finished run what it had before `step`."""
-    done = STEP_NAMES.index(step)
-    places = {"prepare": (run.data, run.model), "convert": (run.converted,), "export": (run.export,),
-              "train": (run.checkpoints, run.tensorboard, run.path / "evaluation", run.metrics)}  # fmt: skip
-    for name in STEP_NAMES[done:]:
-        for place in places.get(name, ()):
-            shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink(missing_ok=True)
-    shutil.rmtree(run.attempts)
-    run.attempts.mkdir()
-    run.events.unlink()
-    plan = run.read_plan()
-    write_atomic(run.plan, replace(plan, steps=plan.steps[: done + 1]).to_json())
-    state = run.read_state()
-    steps = tuple(
-        one if number < done else replace(one, status=Status.PENDING, attempt=0)
-        for number, one in enumerate(state.steps[: done + 1])
-    )
-    results = {name: result for name, result in state.results.items() if name in STEP_NAMES[:done]}
-    state = replace(state, name=run.name, status=Status.PENDING, steps=steps, step="", attempt=0, iteration=0,
-                    supervisor=None, job=None, results=results)  # fmt: skip
-    write_atomic(run.state, state.to_json())
 
 
 def _cases() -> list[object]:
