@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 
+from engine import secrets
 from engine.paths import state_root
 
 
@@ -13,8 +15,9 @@ def keep_trace() -> str:
     path = state_root() / "defects.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(time.strftime("%Y-%m-%d %H:%M:%S\n") + traceback.format_exc() + "\n")
+        trace = secrets.redact(traceback.format_exc())
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", errors="replace") as file:
+            file.write(time.strftime("%Y-%m-%d %H:%M:%S\n") + trace + "\n")
     except OSError:
         return "this is a defect of gptoss; please report it"
     return f"this is a defect of gptoss; details are in {path}"

@@ -1,13 +1,15 @@
 """Secrets must not reach a file: settings, scripts and env files are read by others, and kept.
 
-A token is passed by name, from the environment of whoever starts the run.
+A token is passed by name, from the environment of whoever starts the run. What a library prints of it into a log
+stays there, where only its owner reads it; whatever is shown, sent or copied from there goes through `redact`.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from engine.errors import SettingsError
 
@@ -31,10 +33,34 @@ def is_secret_name(name: str) -> bool:
 
 def find(text: str, environ: Mapping[str, str] | None = None) -> str:
     """What secret `text` holds, in words that do not repeat it; empty when there is none."""
-    for name, value in (os.environ if environ is None else environ).items():
-        if len(value) >= LEAST_LETTERS and is_secret_name(name) and value in text:
+    for name, value in _values(os.environ if environ is None else environ):
+        if value in text:
             return f"the value of ${name}"
     return next((what for shape, what in _SHAPES if shape.search(text)), "")
+
+
+def redact(text: str) -> str:
+    """`text` with the name of each secret in its place: those of this environment, and what has the shape of one."""
+    for name, value in _values(os.environ):
+        if value in text:
+            text = text.replace(value, f"[${name}]")
+    for shape, what in _SHAPES:
+        text = shape.sub(f"[{what}]", text)
+    return text
+
+
+def _values(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The variables that hold secrets. The names of this process are looked at anew when their number changes."""
+    names = _own_names(len(environ)) if environ is os.environ else filter(is_secret_name, environ)
+    for name in names:
+        value = environ.get(name, "")
+        if len(value) >= LEAST_LETTERS:
+            yield name, value
+
+
+@lru_cache(1)
+def _own_names(count: int) -> tuple[str, ...]:
+    return tuple(filter(is_secret_name, os.environ))
 
 
 def refuse(text: str, where: str) -> None:

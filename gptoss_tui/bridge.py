@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from engine.run.asking import Asking, Wanted
     from engine.run.directory import RunDirectory
     from engine.settings import Settings
+    from gptoss_tui.draft import Draft
     from gptoss_tui.log_lines import Level
     from gptoss_tui.model_panel import ModelFacts
 
@@ -250,6 +251,10 @@ class Services:
         from gptoss_tui.feed import export_log
 
         return export_log(job, paths, level)
+
+    @changes
+    def keep_draft(self, draft: Draft) -> None:
+        draft.save()
 
     @changes
     def stop(self, run: RunDirectory) -> None:

@@ -7,9 +7,11 @@ settings, which hold the last valid value.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from engine import secrets
 from engine.errors import EngineError
 from engine.options import Option, Problem, Value, parse, text_of
 from engine.paths import state_root
@@ -105,7 +107,7 @@ class Draft:
         return bool(self.changed() or self.problems)
 
     def save(self, path: Path | None = None) -> None:
-        """Keep the draft for the next start. Raises OSError."""
+        """Keep the draft for the next start. Raises OSError, and SettingsError for one that holds a secret."""
         path = path or draft_path()
         path.parent.mkdir(parents=True, exist_ok=True)
         value = {
@@ -116,7 +118,10 @@ class Draft:
         }
         # Replaced whole, but not forced to the disk: this happens at every key press.
         new = path.with_suffix(".new")
-        new.write_text(json.dumps(value), encoding="utf-8")
+        text = json.dumps(value)
+        secrets.refuse(text, "the draft")
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
         new.replace(path)
 
     @classmethod

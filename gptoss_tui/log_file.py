@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from engine import visible
+from engine import secrets, visible
 from engine.patience import NoAnswer, Patient
 
 CHUNK_BYTES = 4 << 20
@@ -249,11 +249,11 @@ def readable(line: bytes | str) -> str:
     """A line of a log, or words from a record, as one line of text that cannot do anything to a terminal.
 
     Colour codes are taken out, of a progress bar that rewrites its line the last form is kept,
-    and any other control character becomes a dot.
+    any other control character becomes a dot, and a secret becomes the name of it.
     """
     # Through bytes too: JSON can hold half surrogates, which cannot be written.
     data = line.encode(errors="replace") if isinstance(line, str) else line
     text = _ESCAPES.sub("", data.decode("utf-8", "replace")).rstrip("\r\n")
     if "\r" in text:
         text = text.rpartition("\r")[2]
-    return visible.clean(text.expandtabs(8).replace("\n", "·"), "·")
+    return visible.clean(secrets.redact(text).expandtabs(8).replace("\n", "·"), "·")

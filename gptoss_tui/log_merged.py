@@ -18,7 +18,7 @@ from pathlib import Path
 
 from engine.patience import Patient
 from gptoss_tui.log_file import LineFilter, LogFile
-from gptoss_tui.log_lines import PATTERNS, Level
+from gptoss_tui.log_lines import PATTERNS, Level, for_its_owner
 
 MOST_OPEN = 64
 """Logs whose handles are kept; a thousand ranks would be a thousand open files."""
@@ -189,7 +189,7 @@ def export_merged(paths: Sequence[Path], level: Level, target: Path) -> int:
             while narrowed.update():
                 pass
             kept = narrowed.numbers
-        with target.open("x", encoding="utf-8") as copy:
+        with open(target, "x", encoding="utf-8", opener=for_its_owner) as copy:
             copy.writelines(f"{merged.label(number)}{merged.line(number)}\n" for number in kept)
         return len(kept)
     finally:

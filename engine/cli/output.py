@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from engine import visible
+from engine import secrets, visible
 
 
 def print_json(value: Any, *, line: bool = False) -> None:
     """One JSON value on stdout; as a single line inside a stream of them."""
-    print(json.dumps(value, indent=None if line else 2), flush=True)
+    print(secrets.redact(json.dumps(value, indent=None if line else 2)), flush=True)
 
 
 def say(text: str) -> None:
@@ -42,8 +42,8 @@ def print_error(message: str, hint: str) -> None:
 
 
 def clean(text: str) -> str:
-    """`text` without that by which a log or a name could drive the terminal, hide or mislead."""
-    return visible.clean(text)
+    """`text` without secrets, and without that by which a log or a name could drive the terminal, hide or mislead."""
+    return visible.clean(secrets.redact(text))
 
 
 def table(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine import visible
+from engine import secrets, visible
 from engine.monitor.alert import number
 from engine.monitor.metrics import Record
 from engine.options import Value
@@ -150,7 +150,7 @@ def _cell(value: Any) -> Any:
     """A number as it is; words so that no spreadsheet takes them for a formula."""
     if value is None or isinstance(value, (int, float)):
         return value
-    text = visible.clean(str(value))
+    text = visible.clean(secrets.redact(str(value)))
     return f"'{text}" if text[:1] in _BEGINS_FORMULA else text
 
 

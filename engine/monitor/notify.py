@@ -23,7 +23,7 @@ from datetime import time as TimeOfDay
 from pathlib import Path
 from typing import Any
 
-from engine import visible
+from engine import secrets, visible
 from engine.errors import EngineError, SettingsError
 from engine.findings import Severity
 from engine.monitor.alert import Alert
@@ -169,7 +169,7 @@ class Notifier:
 
     def _run_command(self, alert: Alert) -> None:
         if self._rules.command:
-            text = json.dumps({"job": self._job, **alert.to_json()})
+            text = secrets.redact(json.dumps({"job": self._job, **alert.to_json()}))
             subprocess.run(shlex.split(self._rules.command), input=text, text=True, timeout=SEND_LIMIT_S, check=True,
                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
 
@@ -184,8 +184,13 @@ class Notifier:
                 raise SettingsError(f"${name} holds no URL that Apprise knows", "for example ntfy://ntfy.sh/topic")
         title = f"{self._job}: {alert.message}"
         body = f"{alert.evidence}\nlikely: {alert.cause}\nnext: {alert.next_step}"
-        if not service.notify(title=visible.clean(title).replace("\n", " "), body=visible.clean(body)):
+        if not service.notify(title=_fit(title).replace("\n", " "), body=_fit(body)):
             raise EngineError("a service did not take the message", "try its URL with: apprise -vv URL")
+
+
+def _fit(text: str) -> str:
+    """Words of a log, fit to leave this machine."""
+    return visible.clean(secrets.redact(text))
 
 
 def _apprise() -> Any:

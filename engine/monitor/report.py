@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from engine import visible
+from engine import secrets, visible
 from engine.monitor.history import RunRecord, curve, differing_settings, summarise
 from engine.monitor.metrics import Record
 from engine.monitor.scale import bounded
@@ -162,12 +162,12 @@ def _row(cells: Sequence[str], tag: str) -> str:
 
 def _plain(text: str) -> str:
     """`text` as Markdown shows it, in one line: a path or a message may hold any character."""
-    return _MARKDOWN.sub(r"\\\1", visible.clean(text).replace("\n", " "))
+    return _MARKDOWN.sub(r"\\\1", visible.clean(secrets.redact(text)).replace("\n", " "))
 
 
 def _escaped(text: str) -> str:
     """`text` as HTML shows it."""
-    return escape(visible.clean(text))
+    return escape(visible.clean(secrets.redact(text)))
 
 
 def _hours(seconds: float) -> str:

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from engine import patience
+from engine import patience, secrets
 from engine.errors import NotFoundError, RunError
 from engine.monitor.record import parse_record
 from engine.plan.plan import Plan
@@ -116,7 +116,7 @@ class RunDirectory:
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Append `record` as one JSON line, in one write, so that writers do not mix. Raises OSError."""
-    line = (json.dumps(record) + "\n").encode()
+    line = (secrets.redact(json.dumps(record)) + "\n").encode()
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         if os.write(descriptor, line) < len(line):

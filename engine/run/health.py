@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from engine import secrets
 from engine.errors import EngineError
 from engine.monitor.alert import Alert, facts_of
 from engine.monitor.alerts import AlertWatch
@@ -108,8 +109,9 @@ def explain(attempt: Path, verdict: Verdict, settings: Settings, plan: Plan) -> 
     if found is None:
         return verdict
     with contextlib.suppress(OSError):  # a full disk, of which it may speak
-        write_atomic(attempt / "diagnosis.json", json.dumps(found.to_json()) + "\n")
-    return replace(verdict, message=found.sentence, hint=found.next_step, is_curable=found.is_curable)
+        write_atomic(attempt / "diagnosis.json", secrets.redact(json.dumps(found.to_json())) + "\n", mode=0o600)
+    message = secrets.redact(found.sentence)
+    return replace(verdict, message=message, hint=found.next_step, is_curable=found.is_curable)
 
 
 def _rules(log: Callable[[str], None]) -> NotifyRules:

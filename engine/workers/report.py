@@ -25,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
+from engine import secrets
 from engine.errors import EngineError, ExitCode, StepFailed
 from engine.paths import write_atomic
 from engine.plan.plan import Plan
@@ -252,17 +253,17 @@ class _Status:
         write_atomic(self._attempt / f"rank-{self._rank}.json", json.dumps(record) + "\n")
 
     def write_error(self, error: BaseException) -> None:
-        text = "".join(traceback.format_exception(error))
+        text = secrets.redact("".join(traceback.format_exception(error)))
         print(text, file=sys.stderr, flush=True)
         record = {
             "t": time.time(),
             "rank": self._rank,
             "error": type(error).__name__,
-            "message": error.message if isinstance(error, EngineError) else str(error),
+            "message": secrets.redact(error.message if isinstance(error, EngineError) else str(error)),
             "hint": _hint(error),
             "traceback": text,
         }
-        write_atomic(self._attempt / f"error-rank-{self._rank}.json", json.dumps(record) + "\n")
+        write_atomic(self._attempt / f"error-rank-{self._rank}.json", json.dumps(record) + "\n", mode=0o600)
         hint = f"\n           {record['hint']}" if record["hint"] else ""
         _tell(self._terminal, f"rank {self._rank}: {record['error']}: {record['message']}{hint}")
 

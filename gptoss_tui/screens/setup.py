@@ -266,7 +266,8 @@ class SetupScreen(Reviewing):
 
     def _after_edit(self) -> None:
         self._goes_on = True  # from now on it is this draft that is kept
-        problem = attempt(self.draft.save)
+        services = self.cockpit.services
+        problem = None if services.is_watching else attempt(partial(services.keep_draft, self.draft))
         if isinstance(problem, Failure):
             self.notify(f"The draft is not kept: {problem.message}", severity="warning")
         for form in self._forms:

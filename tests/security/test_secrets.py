@@ -7,16 +7,24 @@ import os
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from engine import presets, secrets, settings_file
+from engine import defects, presets, secrets, settings_file
 from engine.errors import SettingsError
-from engine.run import start
+from engine.findings import Severity
+from engine.monitor.alert import Alert
+from engine.monitor.notify import Notifier, NotifyRules
+from engine.paths import write_atomic
+from engine.run import health, start
 from engine.run.directory import RunDirectory
+from engine.run.reports import Outcome, Verdict
 from engine.run.state import Status
 from engine.settings import Settings
+from gptoss_tui import log_file, log_lines
+from gptoss_tui.draft import Draft
 from tests.faults import harness
 
 CANARY = "hf_" + "CanaryThatMustNotBeFoundAnywhere" + "0123"
@@ -138,6 +146,74 @@ def test_nobody_else_can_read_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for path in (run.environment, run.events, run.supervisor_log, run.lock, attempt / "rank-0.log",
                  attempt / "launcher.log"):  # fmt: skip
         assert _mode(path) == 0o600, path.name
+
+
+def test_what_a_log_says_is_shown_without_its_secrets(home: Path) -> None:
+    """A library printed the token: the log keeps it for its owner, and nothing that leaves the log does."""
+    run = harness.make_run(home / "runs", harness.interpreter(home), "run", ("train",))
+    attempt = run.attempt(1, "train")
+    attempt.mkdir()
+    said = f"huggingface_hub.errors.HfHubHTTPError: 401 Client Error for token {CANARY}\nRuntimeError: key {CANARY}\n"
+    (attempt / "rank-0.log").write_text(said)
+    verdict = Verdict(outcome=Outcome.FAILED, message="rank 0 failed")
+    told = health.explain(attempt, verdict, Settings(), run.read_plan())
+    run.append_event("alert", f"loss of {CANARY}", evidence=said)
+    now = run.read_state()
+    write_atomic(run.state, replace(now, status=Status.FAILED, attempt=1, step="train", message=told.message).to_json())
+    words = told.message + told.hint
+    for command in (("logs", "run"), ("report", "run"), ("report", "run", "--json"), ("diagnose", "run"),
+                    ("diagnose", "run", "--json"), ("runs",), ("attach", "run", "--headless"),
+                    ("report", "run", "--output", f"{home}/page.html", "--metrics", f"{home}/x.csv")):  # fmt: skip
+        words += _told(*command)
+    log_lines.export(attempt / "rank-0.log", log_lines.Level.ALL, home / "copy.log")
+    words += log_file.readable(said.splitlines()[0])
+    assert "401" in words and "[$HF_TOKEN]" in words and CANARY not in words
+    assert _holders(home) == [str(attempt / "rank-0.log")]
+    assert _mode(home / "copy.log") == 0o600
+
+
+def test_an_alert_leaves_without_its_secrets(home: Path) -> None:
+    script = home / "take.py"
+    script.write_text(f"import sys; open({str(home / 'taken')!r}, 'w').write(sys.stdin.read())")
+    alert = Alert(
+        key="loss.spike",
+        severity=Severity.ERROR,
+        message=f"m {CANARY}",
+        evidence=CANARY,
+        cause="c",
+        next_step="n",
+        t=1.0,
+    )
+    problems: list[str] = []
+    notifier = Notifier(NotifyRules(command=f"{sys.executable} {script}"), "job", problems.append)
+    assert notifier.notify(alert, 1_700_000_000.0)
+    notifier.close(60)
+    assert not problems and "[$HF_TOKEN]" in (home / "taken").read_text()
+    assert _holders(home) == []
+
+
+def test_a_trace_and_a_draft_keep_no_secret(home: Path) -> None:
+    try:
+        raise RuntimeError(CANARY)
+    except RuntimeError:
+        defects.keep_trace()
+    [trace] = home.rglob("defects.log")
+    assert "RuntimeError: [$" in trace.read_text() and _mode(trace) == 0o600
+    draft = Draft()
+    draft.save()
+    [kept] = home.rglob("*draft*.json")
+    assert _mode(kept) == 0o600
+    draft.settings = draft.settings.with_values({"launch.container_options": f"--env HF_TOKEN={CANARY}"})
+    with pytest.raises(SettingsError, match="the draft would hold"):
+        draft.save()
+    assert _holders(home) == []
+
+
+def test_a_secret_that_came_later_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert secrets.redact("it is swordfish-1") == "it is swordfish-1"
+    monkeypatch.setenv("LATER_PASSWORD", "swordfish-1")
+    assert secrets.redact("it is swordfish-1") == "it is [$LATER_PASSWORD]"
+    assert secrets.redact("hf_" + "a" * 34) == "[a Hugging Face token]"
 
 
 def _mode(path: Path) -> int:

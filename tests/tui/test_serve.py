@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import shlex
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import aiohttp
@@ -14,11 +15,18 @@ import pytest
 from aiohttp import web
 
 from engine.errors import SettingsError
+from engine.settings import Settings
 from gptoss_tui import serve
 from gptoss_tui.bridge import Services
+from gptoss_tui.log_lines import Level
+from gptoss_tui.screens.monitor import MonitorScreen
+from gptoss_tui.screens.runs import RunsScreen
+from gptoss_tui.screens.setup import SetupScreen
 from gptoss_tui.serve import COOKIE, Gate
+from gptoss_tui.widgets.choices import Choices
+from gptoss_tui.widgets.log_view import LogView
 from tests.limits import LIMIT_S
-from tests.tui.doubles import a_full_run
+from tests.tui.doubles import a_full_run, until
 
 WATCH = shlex.join([sys.executable, "-m", "gptoss_tui.served", "watch"])
 
@@ -166,6 +174,31 @@ def test_a_view_that_watches_changes_nothing():
         needed = [one for one in inspect.signature(methods[name]).parameters.values() if one.default is one.empty]
         with pytest.raises(SettingsError, match="only watches"):
             methods[name](*[None] * len(needed))
+
+
+async def test_keys_in_a_view_that_watches_write_nothing(make_app, services, runs_root, tmp_path, monkeypatch):
+    """Whatever is pressed: labels, copies of logs and drafts are files of whoever runs the server."""
+    monkeypatch.chdir(tmp_path)
+    services.is_watching = True
+    run = a_full_run(runs_root).run
+    before = files_below(tmp_path)
+    app = make_app(RunsScreen)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await until(pilot, lambda: "night" in app.screen.query_one(Choices).text, 60)
+        await pilot.press("t", "n", "a")
+        app.push_screen(MonitorScreen(run))
+        await until(pilot, lambda: isinstance(app.screen, MonitorScreen) and app.screen.history.iteration, 60)
+        await pilot.press("s", "K", "r", "l", "x")
+        app.screen.post_message(LogView.ExportWanted((run.attempt(3, "train") / "rank-1.log",), Level.ALL))
+        app.push_screen(SetupScreen(Settings()))
+        await until(pilot, lambda: isinstance(app.screen, SetupScreen), 60)
+        app.screen._after_edit()
+        await until(pilot, lambda: not {"label", "export"} & {one.group for one in app.workers if one.is_running}, 60)
+    assert services.started == [] and files_below(tmp_path) == before
+
+
+def files_below(directory: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def test_without_textual_serve_it_says_what_to_install(monkeypatch):
