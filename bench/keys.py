@@ -4,7 +4,7 @@
 
 The real program runs on a pseudo-terminal of 80x24 and of 120x36, set up for 8 H100 that a machine file describes.
 Each press is answered when the last byte of what it changes was written: the letter, the plan, the facts. A screen
-counts as at rest after QUIET_S without a byte. At the Layout station other layouts follow ALTERNATIVES_DELAY_S after
+counts as at rest after QUIET_S without a byte. At the Layout station other layouts follow PATIENCE_S after
 the last key; they are waited for and not counted. The last column is the processor time of one press, which other
 programs do not lengthen.
 """
@@ -29,10 +29,12 @@ import psutil
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from gptoss_tui.screens.setup import ALTERNATIVES_DELAY_S  # noqa: E402
+from gptoss_tui.screens.planning import PATIENCE_S  # noqa: E402
 
 SIZES = ((80, 24), (120, 36))
 QUIET_S = 0.25
+ANSWER_S = 3.0
+"""A press is waited for so long; one that was answered later would otherwise be left out of the figures."""
 MACHINE = """
 [gpu]
 name = "NVIDIA H100 80GB HBM3"
@@ -76,7 +78,7 @@ class Program:
         """Seconds until the last byte that the key changed; None when it changed nothing."""
         started = time.perf_counter()
         os.write(self._master, key.encode())
-        last = self.settle()
+        last = self.settle(first_s=ANSWER_S)
         return None if last is None else last - started
 
     def settle(self, first_s: float = QUIET_S) -> float | None:
@@ -113,7 +115,7 @@ def measure(presses: int, size: tuple[int, int]) -> Iterator[tuple[str, list[flo
             times, before = [], program.cpu_s
             for number in range(presses):
                 if station == "layout":
-                    program.settle(2 * ALTERNATIVES_DELAY_S)
+                    program.settle(2 * PATIENCE_S)
                 if (took := program.press(keys[number % len(keys)])) is not None:
                     times.append(took)
             yield station, times, (program.cpu_s - before) / presses

@@ -7,6 +7,7 @@ from textual import events
 
 from engine.settings import OPTIONS
 from gptoss_tui import key_order
+from gptoss_tui.draft import Draft
 from gptoss_tui.screens.help import HelpScreen
 from gptoss_tui.screens.home import HomeScreen
 from gptoss_tui.screens.monitor import MonitorScreen
@@ -45,6 +46,7 @@ async def test_keys_that_come_together_do_what_they_do_one_by_one(make_app, serv
     keys = ["7", "enter", "enter", "3", "backspace", "5", "shift+tab", "end", "1", "f3", "down", "9"]
     texts = []
     for is_together in (False, True):
+        Draft.forget()
         app = make_app(lambda: SetupScreen(services.presets()[0].settings))
         async with app.run_test(size=(100, 30)) as pilot:
             await until(pilot, lambda app=app: "can run" in consequence(app), LIMIT_S)
