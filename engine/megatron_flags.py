@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from engine.launch import reference
 from engine.models import GPT_OSS_20B, GPT_OSS_120B, Model
 from engine.options import Problem, Value, parse
+from engine.plan.schedule import WSD_DECAY_SHARE
 from engine.settings import OPTIONS, Settings
 from engine.shell_words import Word
 
@@ -306,6 +307,10 @@ def _read_precision(given: Given, flags: Flags, reading: Reading) -> None:
     reading.set("training.precision", "bf16", given.said)
 
 
+def _read_wsd(given: Given, flags: Flags, reading: Reading) -> None:
+    reading.ignore(given.said, f"with WSD the rate falls over the last 1/{WSD_DECAY_SHARE} of the schedule here")
+
+
 def _told_elsewhere(given: Given, flags: Flags, reading: Reading) -> None:
     """Read together with another option."""
 
@@ -357,6 +362,7 @@ _SPECIAL: dict[str, Callable[[Given, Flags, Reading], None]] = {
     "--lr-decay-samples": _read_samples("training.decay_iterations"),
     "--lr-warmup-samples": _read_samples("training.warmup_iterations"),
     "--lr-warmup-fraction": _read_warmup_fraction,
+    "--lr-wsd-decay-iters": _read_wsd,
     "--recompute-granularity": _read_recompute,
     "--recompute-activations": _read_recompute,
     "--recompute-modules": _told_elsewhere,
