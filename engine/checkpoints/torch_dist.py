@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from engine.errors import CheckpointError, NotFoundError
 METADATA, BACKEND, TRACKER = ".metadata", "metadata.json", "latest_checkpointed_iteration.txt"
 BACKEND_VERSION = 1
 """Of the format, as megatron-core 0.19 writes it."""
+_ITERATION = re.compile(r"[0-9]{1,18}|release")
 MAX_METADATA_BYTES = 1_000_000_000
 MAX_PICKLE_BYTES = 16_000_000
 
@@ -134,7 +136,9 @@ def find_iteration(path: Path) -> Path:
             f"{path} is no Megatron checkpoint: it has neither {METADATA} nor {TRACKER}",
             "give the directory that holds iter_NNNNNNN, or one of those",
         ) from None
-    found = path / (name if not name.isdigit() else f"iter_{int(name):07d}")
+    if not _ITERATION.fullmatch(name):
+        raise CheckpointError(f"{path / TRACKER} names no iteration: {name[:40]!r}", "use another checkpoint")
+    found = path / (name if name == "release" else f"iter_{int(name):07d}")
     if not (found / METADATA).exists():
         raise CheckpointError(
             f"{found} is not a complete torch_dist checkpoint: it has no {METADATA}",
@@ -147,6 +151,8 @@ def read(iteration: Path) -> DistributedCheckpoint:
     """What `.metadata` says of one iteration. Raises CheckpointError."""
     file = iteration / METADATA
     try:
+        if file.exists() and not file.is_file():
+            raise CheckpointError(f"{file} is a pipe or a device", "use another checkpoint")  # reading could not end
         if file.stat().st_size > MAX_METADATA_BYTES:
             raise CheckpointError(f"{file} is larger than {MAX_METADATA_BYTES:,} bytes", "use another checkpoint")
         data = file.read_bytes()

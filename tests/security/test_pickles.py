@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.checkpoints import danger
+from engine.checkpoints import danger, torch_dist
+from engine.errors import EngineError
 from engine.plan.layout import Layout
 from engine.plan.plan import Plan, PlannedStep
 from engine.run import launch_checks
@@ -134,6 +135,23 @@ def test_a_link_is_followed_and_a_pipe_is_not_opened(tmp_path: Path) -> None:
     assert "iter_0000001/common.pt: posix.mkdir" in danger.find(checkpoint)
     os.mkfifo(checkpoint / "x.pt")
     assert "x.pt cannot be looked through: it is a pipe or a device" in danger.find(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc", "iter_0000001/../../x", "", "\u0663", "9" * 5000])
+def test_a_tracker_leads_nowhere_else(name: str, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / ".metadata").write_bytes(b"")
+    (checkpoint / torch_dist.TRACKER).write_text(name)
+    with pytest.raises(EngineError):
+        torch_dist.find_iteration(checkpoint)
+
+
+def test_a_pipe_in_the_place_of_an_index_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".metadata")
+    with pytest.raises(EngineError, match="is a pipe"):
+        torch_dist.read(tmp_path)
 
 
 def test_no_name_becomes_another_one() -> None:
