@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from engine import secrets, visible
+
+_MORE_LINES, _INDENT = re.compile(r"\n[ \t]*"), "\n        "
 
 
 def print_json(value: Any, *, line: bool = False) -> None:
@@ -36,9 +39,9 @@ def rewrite(text: str) -> None:
 
 def print_error(message: str, hint: str) -> None:
     """An error and the next thing to try, on stderr."""
-    say(f"gptoss: {message}")
+    say(_MORE_LINES.sub(_INDENT, f"gptoss: {message}"))
     if hint:
-        say(f"        {hint}")
+        say(_MORE_LINES.sub(_INDENT, f"        {hint}"))
 
 
 def clean(text: str) -> str:

@@ -107,6 +107,13 @@ def test_what_the_system_refuses_is_told_without_a_trace(arguments, code, messag
     assert message in told and "defect" not in told and "unexpected" not in told
 
 
+def test_several_problems_stand_below_each_other(tmp_path, capsys):
+    (tmp_path / "bad.toml").write_text('zzz = 1\n[training]\nseed = "x"\niteratons = 3\n')
+    assert main(["run", str(tmp_path / "bad.toml")]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 3 and all(line.startswith("        ") for line in told[1:])
+
+
 def test_output_that_cannot_be_written_or_encoded(gptoss):
     """A full disk is an error, a reader that leaves is none, and another encoding costs single letters."""
     with open("/dev/full", "w") as full:
