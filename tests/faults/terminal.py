@@ -40,9 +40,12 @@ class Terminal:
         os.write(self._ours, keys.encode())
 
     def wait_for(self, text: str, limit_s: float = LIMIT_S) -> None:
-        """Wait until it has written `text` since the last key. Raises AssertionError."""
+        """Wait until it has written `text` since the last key. Raises AssertionError.
+
+        Blanks do not count: a screen that paints no more than it must leaves those out that are there already.
+        """
         deadline = time.monotonic() + limit_s
-        while text.encode() not in self.written:
+        while b"".join(text.encode().split()) not in b"".join(self.written.split()):
             assert time.monotonic() < deadline, f"{text!r} did not appear: {self.written[-3000:]!r}"
             assert self.process.poll() is None, f"it ended before {text!r} appeared: {self.written[-3000:]!r}"
             self._read(0.1)
