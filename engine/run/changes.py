@@ -94,6 +94,13 @@ def judge(
     new = old.with_values(absolute_values({key: checked.value(key) for key in wanted}))
     new, of_schedule = schedule.keep(old, new, *_trained(run, old))
     changed = presets.differences(old, new)
+    if "launch.route" in changed and (newest := rotation.newest_whole(run, old)) is not None:
+        # Each would take the other's checkpoints for damaged ones, and put them aside.
+        raise RunError(
+            f"launch.route cannot become {new.launch.route}: the checkpoint of iteration {newest} is of "
+            f"{old.launch.route}",
+            "start another run: gptoss run PRESET --set ...",
+        )
     steps = _steps(state, old, new, changed)
     if not steps:
         raise RunError(f"{run.name} has finished", "prolong it with: --set training.iterations=N")

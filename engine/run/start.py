@@ -105,7 +105,8 @@ def resume(
 
 def _write_resumption(run: RunDirectory, state: State, resumption: Resumption) -> None:
     environment = environment_text(resumption.settings) if "launch.env_file" in resumption.changed else ""
-    end_remains(run, state, keep_queued=True)
+    # Another launcher follows no job: one left in the queue would train into the same directory.
+    end_remains(run, state, keep_queued=resumption.settings.launch.launcher == "slurm")
     # The state first: whoever is killed in between leaves a run that only makes steps again.
     starter = ProcessId.of(os.getpid())
     ready = replace(resumption.state(state), starter=starter, host=platform.node(), heartbeat=time.time())

@@ -13,6 +13,7 @@ import pytest
 
 from engine import local_paths, settings_file
 from engine.errors import EngineError, PreflightError, RunError, SettingsError
+from engine.launch.slurm import JOB_SCRIPT
 from engine.plan import schedule
 from engine.plan.layout import Layout
 from engine.plan.plan import Plan, PlannedStep
@@ -159,6 +160,29 @@ def test_a_resume_that_is_killed_anywhere_can_be_repeated(at, make_run, trained,
     assert settings_file.load(run.settings).training.iterations == 200
     assert run.read_plan().layout.dp == 1 and run.read_plan().ranks_per_node == 1
     assert run.read_state().find_step("train").status is Status.PENDING
+
+
+def test_checkpoints_of_one_route_are_not_gone_on_with_by_another(make_run, trained, launched):
+    run = make_run(status=Status.STOPPED)
+    before = _files(run)
+    with pytest.raises(RunError, match=r"launch\.route cannot become tutorial: .* iteration 100 is of bridge"):
+        start.resume(run, {"launch.route": "tutorial"})
+    assert _files(run) == before and launched == []
+
+
+@pytest.mark.parametrize(("launcher", "is_followed"), [("slurm", True), ("local", False)])
+def test_only_slurm_goes_on_with_a_job_in_the_queue(launcher, is_followed, make_run, launched, monkeypatch):
+    run = make_run(status=Status.STOPPED, **{"launch.launcher": launcher})
+    _write(run, replace(run.read_state(), status=Status.RUNNING, step="train", attempt=1))
+    assert run.read_state().observed().status is Status.LOST
+    attempt = run.attempt(1, "train")
+    attempt.mkdir()
+    (attempt / JOB_SCRIPT).write_text("")
+    killed = []
+    monkeypatch.setattr(start.side_scripts, "kill", lambda attempt: bool(killed.append(attempt.name)))
+    start.resume(run)
+    assert killed == ([] if is_followed else ["01-train"])
+    assert launched == ["run"]
 
 
 # The schedule.
