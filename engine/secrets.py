@@ -6,6 +6,7 @@ stays there, where only its owner reads it; whatever is shown, sent or copied fr
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -42,8 +43,9 @@ def find(text: str, environ: Mapping[str, str] | None = None) -> str:
 def redact(text: str) -> str:
     """`text` with the name of each secret in its place: those of this environment, and what has the shape of one."""
     for name, value in _values(os.environ):
-        if value in text:
-            text = text.replace(value, f"[${name}]")
+        # Records are redacted as JSON, which spells quotes, backslashes and letters beyond ASCII otherwise.
+        for spelled in (json.dumps(value)[1:-1], value):
+            text = text.replace(spelled, f"[${name}]")
     for shape, what in _SHAPES:
         text = shape.sub(f"[{what}]", text)
     return text

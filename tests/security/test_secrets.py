@@ -216,6 +216,13 @@ def test_a_secret_that_came_later_is_known(monkeypatch: pytest.MonkeyPatch) -> N
     assert secrets.redact("hf_" + "a" * 34) == "[a Hugging Face token]"
 
 
+@pytest.mark.parametrize("value", ['sword"fish', "sword\\fish", "swordfisch-für-uns", "swordfish\\"])
+def test_a_record_keeps_no_secret_that_json_spells_otherwise(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_PASSWORD", value)
+    assert json.loads(secrets.redact(json.dumps({"message": f"it is {value}"}))) == {"message": "it is [$A_PASSWORD]"}
+    assert secrets.redact(f"it is {value}") == "it is [$A_PASSWORD]"
+
+
 def _mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
