@@ -19,6 +19,7 @@ from engine.errors import CheckpointError, EngineError
 
 _NAMES = {
     "torch": r"Size|device|[A-Z]\w*Storage|b?float\d\w+|u?int\d+|bool|strided|contiguous_format|Tensor",
+    "torch._C": "Generator",
     "torch._utils": r"_rebuild_\w+",
     "torch._tensor": "_rebuild_from_type_v2",
     "torch.nn.parameter": "Parameter",

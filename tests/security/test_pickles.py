@@ -162,6 +162,16 @@ def test_no_name_becomes_another_one() -> None:
         assert before == "__builtin__" or not danger.is_harmless(before, "OrderedDict"), (before, after)
 
 
+def test_what_megatron_calls_safe_is_harmless() -> None:
+    """megatron/core/safe_globals.py, 0.19: what its own checkpoints may hold."""
+    registered = ("types SimpleNamespace", "pathlib PosixPath", "numpy.core.multiarray _reconstruct", "numpy ndarray",
+                  "numpy dtype", "numpy.dtypes UInt32DType", "argparse Namespace", "_io BytesIO", "signal Signals",
+                  "megatron.core.enums ModelType", "megatron.core.transformer.enums AttnBackend",
+                  "megatron.core.optimizer.optimizer_config OptimizerConfig", "torch._C Generator",
+                  "megatron.core.rerun_state_machine RerunState")  # fmt: skip
+    assert [name for name in registered if not danger.is_harmless(*name.split())] == []
+
+
 CALLS = ("torch.hub load", "torch float_power", "builtins eval", "builtins getattr", "megatron.core.utils run",
          "megatron.core.utils Popen", "torch.distributed.checkpoint.planner Enum", "functools partial",
          "subprocess Popen", "argparse Namespace.x", "pathlib Path.unlink")  # fmt: skip
