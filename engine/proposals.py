@@ -35,7 +35,10 @@ def edit_in(text: str) -> dict[str, Value]:
 
 def _value(key: str, text: str) -> Value | None:
     """What `--set key=text` sets; None for a placeholder and for what cannot be set."""
-    text = "".join(shlex.split(text))
+    try:
+        text = "".join(shlex.split(text))
+    except ValueError:
+        return None  # an open quote: part of a sentence
     if key not in OPTIONS or _PLACEHOLDER.fullmatch(text):
         return None
     value = parse(OPTIONS[key], text)

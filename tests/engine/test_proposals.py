@@ -95,6 +95,7 @@ def test_every_fix_that_names_an_option_works_when_it_is_pasted():
         ("--set layout.tp=1 or --set layout.mode=auto", {}),
         ("--set layout.tp=99", {}),
         ("--set nothing.here=1", {}),
+        ("--set data.path=Bob's", {}),
         ("free some space", {}),
         ("", {}),
     ],
