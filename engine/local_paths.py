@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from engine.options import Value
+from engine.paths import expanded
 from engine.settings import HUB_PREFIX, OPTIONS, Settings
 
 _FURTHER = ("launch.megatron_lm", "launch.env_file", "launch.image", "launch.mounts", "machine.hosts")
@@ -42,9 +43,9 @@ def _absolute(key: str, text: str, base: Path) -> str:
         or (key == "machine.hosts" and "/" not in text)  # the hosts themselves
         or (key == "launch.image" and not (text.endswith(_IMAGE_FILES) or text.startswith(_IMAGE_STARTS)))
     )
-    return text if is_name else str(base / Path(text).expanduser())
+    return text if is_name else str(base / expanded(text))
 
 
 def _mount(text: str, base: Path) -> str:
     source, colon, target = text.partition(":")
-    return f"{base / Path(source).expanduser()}{colon}{target}" if source else text
+    return f"{base / expanded(source)}{colon}{target}" if source else text

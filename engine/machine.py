@@ -14,7 +14,7 @@ from engine.hardware import nvml
 from engine.hardware.gpu import Gpu, GpuProcess, GpuSample
 from engine.hardware.host import ContainerRuntime, Disk, Host, InfinibandPort, Slurm, read_host
 from engine.measurements import Measurement, recall
-from engine.paths import runs_root
+from engine.paths import expanded, runs_root
 
 __all__ = ["Disk", "Gpu", "GpuProcess", "GpuSample", "Machine", "detect", "sample_gpus"]
 
@@ -139,10 +139,10 @@ def sample_gpus() -> tuple[GpuSample, ...]:
 def places(environ: Mapping[str, str]) -> dict[str, Path]:
     """Where a run writes, by purpose."""
     cache = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    home = Path(environ.get("HF_HOME") or cache / "huggingface").expanduser()
+    home = expanded(environ.get("HF_HOME") or cache / "huggingface")
     return {
         "runs": runs_root(),
-        "hugging face cache": Path(environ.get("HF_HUB_CACHE") or home / "hub").expanduser(),
+        "hugging face cache": expanded(environ.get("HF_HUB_CACHE") or home / "hub"),
         "temporary files": Path(environ.get("TMPDIR") or "/tmp"),
     }
 

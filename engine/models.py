@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import SettingsError
+from engine.paths import expanded
 from engine.settings import Settings
 
 MAX_CONFIG_BYTES = 1_000_000
@@ -129,7 +130,7 @@ def find(settings: Settings) -> Model:
         raise SettingsError("model.name is custom and model.path is empty", "give a directory with a config.json")
     if not chosen.path:
         return CATALOGUE[chosen.name]
-    model = read_config(Path(chosen.path).expanduser())
+    model = read_config(expanded(chosen.path))
     if chosen.name == "custom":
         return model
     named = CATALOGUE[chosen.name]

@@ -7,10 +7,15 @@ import tempfile
 from pathlib import Path
 
 
+def expanded(path: str | Path) -> Path:
+    """`path` with the home directory for `~`; as a shell does, `~name` of a user that there is not stays as it is."""
+    return Path(os.path.expanduser(path))
+
+
 def runs_root() -> Path:
     """Where runs are listed: $GPTOSS_RUNS, or `gptoss/runs` under the XDG data directory."""
     if chosen := os.environ.get("GPTOSS_RUNS"):
-        return Path(chosen).expanduser().absolute()
+        return expanded(chosen).absolute()
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(data) / "gptoss" / "runs"
 

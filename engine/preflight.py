@@ -15,6 +15,7 @@ from engine import models, versions
 from engine.findings import Finding, by_severity, error, info, warning
 from engine.machine import Machine
 from engine.models import Model
+from engine.paths import expanded
 from engine.plan import finetune, schedule
 from engine.plan.plan import Plan
 from engine.preflight_facts import Facts, HubFacts, facts_of_described, has_weights, read_facts
@@ -154,7 +155,7 @@ def _paths(settings: Settings, plan: Plan, facts: Facts) -> Iterator[Finding]:
     if not facts.output.is_writable:
         what = f"runs cannot be written to {facts.output.path}"
         yield error("paths.output", what, "nothing of the run could be kept", "--set output.directory=DIR")
-    path = Path(settings.model.path).expanduser()
+    path = expanded(settings.model.path)
     if settings.model.path and plan.step("convert") and path.is_dir() and not has_weights(path):
         what = f"model.path = {settings.model.path!r} holds no .safetensors file"
         yield error(

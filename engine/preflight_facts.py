@@ -22,6 +22,7 @@ from engine.hardware.host import Disk, read_disk
 from engine.launch_settings import LaunchSettings
 from engine.machine import Machine, places
 from engine.models import Model
+from engine.paths import expanded
 from engine.settings import HUB_PREFIX, DataSettings, Settings
 from engine.versions import Installed
 
@@ -69,7 +70,7 @@ class Facts:
 
 def read_facts(settings: Settings, model: Model, runs_root: Path, environ: Mapping[str, str]) -> Facts:
     """Look at everything that `preflight.judge` needs; takes some milliseconds, more for another Python."""
-    output = Path(settings.output.directory).expanduser() if settings.output.directory else runs_root
+    output = expanded(settings.output.directory) if settings.output.directory else runs_root
     launch = settings.launch
     watched = launch.master_port if launch.node_rank == 0 else 0
     return Facts(
@@ -171,7 +172,7 @@ def _data_bytes(data: DataSettings) -> int:
     """Size of the text to read, at least; 0 for data that is ready or invented."""
     if data.source not in ("text", "chat") or not data.path:
         return 0
-    path = Path(data.path).expanduser()
+    path = expanded(data.path)
     limit = int(data.max_megabytes * 1e6)
     total = 0
     files = [path] if path.is_file() else (entry for entry in path.rglob("*") if entry.is_file())
@@ -188,7 +189,7 @@ def _data_bytes(data: DataSettings) -> int:
 def _data_problem(settings: Settings) -> tuple[str, str] | None:
     """What speaks against the data without reading it whole; what is missing is said elsewhere."""
     data = settings.data
-    path = Path(data.path).expanduser()
+    path = expanded(data.path)
     try:
         if data.source == "prefix" and all(_is_readable(f"{data.path}{ending}") for ending in (".bin", ".idx")):
             facts = indexed.check_header(path)
@@ -221,7 +222,7 @@ def _missing(settings: Settings) -> list[str]:
 
 
 def _is_readable(value: str) -> bool:
-    return os.access(Path(value).expanduser(), os.R_OK)
+    return os.access(expanded(value), os.R_OK)
 
 
 def _listener(port: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from engine import secrets
 from engine.errors import NotFoundError, SettingsError
 from engine.options import Value, suggest
-from engine.paths import config_root, write_atomic
+from engine.paths import config_root, expanded, write_atomic
 from engine.settings import OPTIONS, VERSION, Settings, merge, to_tables
 from engine.settings_file import read_tables
 
@@ -102,7 +102,7 @@ def suited_first(found: Iterable[Preset], gpus: Sequence[str]) -> tuple[Preset, 
 def find(name: str) -> Preset:
     """The preset called `name`, or in the file `name`. Raises NotFoundError, SettingsError."""
     if "/" in name or name.endswith(".toml"):
-        return load(Path(name).expanduser())
+        return load(expanded(name))
     for directory, is_user in ((user_directory(), True), (_shipped(), False)):
         path = directory / f"{name}.toml"
         if path.is_file():

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.findings import Finding, error, info, warning
+from engine.paths import expanded
 
 PROBE_TIMEOUT_S = 30
 
@@ -190,7 +191,7 @@ def is_within(version: str, limits: str) -> bool:
 
 def _is_this(python: str) -> bool:
     # Not the resolved file: a virtual environment's python is a link to the one it was made from.
-    return Path(python).expanduser().absolute() == Path(sys.executable).absolute()
+    return expanded(python).absolute() == Path(sys.executable).absolute()
 
 
 def _parse(facts: Mapping[str, Any]) -> Installed:

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import RenderableType
@@ -23,7 +22,7 @@ from textual.signal import Signal
 from textual.theme import Theme
 
 from engine.errors import ExitCode
-from engine.paths import config_root
+from engine.paths import config_root, expanded
 from gptoss_tui import bridge, theme
 from gptoss_tui.bridge import Answer, Failure, Services
 from gptoss_tui.driver import frames_waiting
@@ -229,7 +228,7 @@ def run_app(
     driver = None if os.environ.get("TEXTUAL_DRIVER") else TerminalDriver
     services = Services()
     services.is_watching = is_watching
-    services.described = Path(machine).expanduser() if machine else None
+    services.described = expanded(machine) if machine else None
     app = CockpitApp(partial(_screen, start_screen, run, begun, watched), services=services, driver_class=driver)
     result = asyncio.run(_show(app, mouse=not no_mouse))
     if changing:

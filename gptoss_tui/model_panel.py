@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.paths import expanded
 from gptoss_tui import words
 from gptoss_tui.widgets.canvas import Row
 from gptoss_tui.widgets.fact_rows import Told, told_rows
@@ -55,7 +56,7 @@ def read(settings: Settings, plan: Plan | None, machine: Machine | None, runs_ro
     from engine.preflight_facts import read_hub
 
     model, chosen = models.find(settings), settings.model
-    output = Path(settings.output.directory).expanduser() if settings.output.directory else runs_root
+    output = expanded(settings.output.directory) if settings.output.directory else runs_root
     hub = read_hub(settings, model, os.environ)
     described = machine.disk("runs") if machine is not None and machine.is_described else None
     if hub is not None and described is not None:

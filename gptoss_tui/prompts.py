@@ -11,7 +11,6 @@ import select
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from engine import answers, length, settings_file
@@ -19,6 +18,7 @@ from engine.cli import output, starting
 from engine.errors import EngineError, ExitCode, SettingsError
 from engine.findings import Finding, for_forms
 from engine.options import Option, text_of
+from engine.paths import expanded
 from engine.plan.plan import Plan
 from engine.settings import OPTIONS
 from gptoss_tui import unfinished
@@ -40,7 +40,7 @@ def ask_and_act(arguments: Any) -> int:
     from engine.cli.new import base_settings
 
     services = Services()
-    services.described = Path(arguments.machine).expanduser() if arguments.machine else None
+    services.described = expanded(arguments.machine) if arguments.machine else None
     base = base_settings(arguments)
     setup = SetUp(Draft(base, arguments.preset) if base else Draft(), services, reader(), arguments)
     try:
@@ -312,7 +312,7 @@ class SetUp:
 
     def _write(self) -> None:
         typed = self._line("File [gptoss.toml]: ", True) or "gptoss.toml"
-        path = Path(typed).expanduser()
+        path = expanded(typed)
         if typed == BACK or (path.exists() and not self._yes(f"{path} exists. Replace it?", False)):
             return
         settings_file.save(self.draft.settings, path)
@@ -332,7 +332,7 @@ class SetUp:
         typed = self._line("Directory [scripts]: ", True) or "scripts"
         if typed == BACK:
             return
-        written, notes = exported.export(self.draft.settings, plan, Path(typed).expanduser().absolute())
+        written, notes = exported.export(self.draft.settings, plan, expanded(typed).absolute())
         print("\n".join([*(f"Wrote {path}" for path in written), *notes]))
 
     def _change(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from engine import settings_file
 from engine.findings import Finding, Severity
 from engine.options import Value, text_of
+from engine.paths import expanded
 from engine.plan.plan import Plan
 from engine.run.directory import RunDirectory
 from engine.settings import Settings
@@ -76,7 +77,7 @@ def _script(settings: Settings, plan: Plan, root: Path) -> str:
     from engine.run import commands
 
     # The name is given at the start; no directory is made for a look at the commands.
-    run = RunDirectory((Path(settings.output.directory).expanduser() if settings.output.directory else root) / "RUN")
+    run = RunDirectory((expanded(settings.output.directory) if settings.output.directory else root) / "RUN")
     return commands.all_steps_script(run, settings, plan)
 
 

@@ -14,6 +14,7 @@ from engine.checkpoints import tensors, torch_dist
 from engine.checkpoints.safetensors_file import StoredTensor, read_header
 from engine.errors import CheckpointError, NotFoundError
 from engine.models import MAX_CONFIG_BYTES, Model, read_config
+from engine.paths import expanded
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 MAX_INDEX_BYTES = 64_000_000
@@ -62,7 +63,7 @@ class HuggingFaceCheckpoint:
 
 def find(reference: str) -> Path:
     """The directory of a path, or of a `owner/name` in the Hugging Face cache. Raises NotFoundError."""
-    path = Path(reference).expanduser()
+    path = expanded(reference)
     if path.is_dir():
         return path
     if not _REPOSITORY.fullmatch(reference):
@@ -98,9 +99,9 @@ def read(directory: Path) -> HuggingFaceCheckpoint:
 
 def _hub_cache() -> Path:
     if chosen := os.environ.get("HF_HUB_CACHE"):
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
-    return Path(home).expanduser() / "hub"
+    return expanded(home) / "hub"
 
 
 def _read_tensors(directory: Path) -> dict[str, StoredTensor]:

@@ -14,6 +14,7 @@ from engine.checkpoints.tensors import FC1
 from engine.checkpoints.torch_dist import TRACKER, DistributedCheckpoint
 from engine.errors import CheckpointError, EngineError, NotFoundError
 from engine.models import MAX_CONFIG_BYTES
+from engine.paths import expanded
 from engine.proposals import as_options
 
 KINDS: Mapping[str, str] = {
@@ -68,7 +69,7 @@ class Inspection:
 
 def inspect(path: Path) -> Inspection:
     """The facts about `path`. Raises NotFoundError when it is no checkpoint of any known kind."""
-    path = path.expanduser()
+    path = expanded(path)
     if not path.is_dir():
         raise NotFoundError(f"there is no directory {path}", "give the directory of a checkpoint")
     if (path / "adapter_config.json").exists():

@@ -20,6 +20,7 @@ from engine.checkpoints.inspect import KINDS, Inspection
 from engine.checkpoints.inspect import inspect as look
 from engine.cli import output
 from engine.errors import CheckpointError, EngineError, ExitCode, NotFoundError, StepFailed
+from engine.paths import expanded
 
 _LOG_LINES = 5
 _LOG_INTERVAL_S = 5.0
@@ -93,7 +94,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
 def inspect(arguments: argparse.Namespace) -> int:
     """Say what a directory is and what it is good for."""
-    found = look(_of_run(Path(arguments.path).expanduser()))
+    found = look(_of_run(expanded(arguments.path)))
     if arguments.json:
         output.print_json(found.to_json())
     else:
@@ -169,7 +170,7 @@ def _python_path(python: str) -> str:
 
 def _target(arguments: argparse.Namespace, *read: Path) -> Path:
     """Where to write; `read` is what the work reads. Raises CheckpointError when that, or something else, is there."""
-    out = Path(arguments.out).expanduser()
+    out = expanded(arguments.out)
     for path in read:
         here, there = out.resolve(), path.resolve()
         if here == there or here in there.parents or there in here.parents:
@@ -186,7 +187,7 @@ def _target(arguments: argparse.Namespace, *read: Path) -> Path:
 
 def _source(arguments: argparse.Namespace) -> Path:
     """The Megatron checkpoint that was named, also by the run that made it. Raises CheckpointError for another kind."""
-    source = _of_run(Path(arguments.source).expanduser())
+    source = _of_run(expanded(arguments.source))
     if (source / "config.json").is_file() and not (source / torch_dist.TRACKER).exists():
         raise CheckpointError(
             f"{source} is a Hugging Face checkpoint and not a Megatron one",

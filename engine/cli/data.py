@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.cli import output
 from engine.errors import ExitCode, NotFoundError, SettingsError
+from engine.paths import expanded
 
 if TYPE_CHECKING:
     from engine.data.estimates import Estimate
@@ -77,7 +77,7 @@ def prepare(arguments: argparse.Namespace) -> int:
             files=tuple(files),
             shape=shape,
             vocabulary=words,
-            output=Path(arguments.output).expanduser().absolute(),
+            output=expanded(arguments.output).absolute(),
             source="text" if shape.kind == "text" else "chat",
             validation_percent=arguments.validation_percent,
             on_bad_record=job.SKIP if arguments.skip_bad else job.STOP,
@@ -103,7 +103,7 @@ def check(arguments: argparse.Namespace) -> int:
     """Check a .bin/.idx pair, or a prepared dataset."""
     from engine.data import indexed, manifest
 
-    path = Path(arguments.path).expanduser()
+    path = expanded(arguments.path)
     if (path / manifest.FILE).is_file():
         made = manifest.Manifest.load(path)
         pairs = {name: indexed.check(path / name, arguments.rows) for name in ("train", "validation")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from engine.cli import output
 from engine.errors import ExitCode, SettingsError
 from engine.options import Option
+from engine.paths import expanded
 from engine.settings import OPTIONS, find_option
 
 
@@ -43,7 +43,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
     machine = machine_of(arguments)
     if arguments.save_machine:
-        machine_file.save(machine, Path(arguments.save_machine).expanduser())
+        machine_file.save(machine, expanded(arguments.save_machine))
         output.say(f"wrote {arguments.save_machine}; plan for it anywhere with: gptoss --machine FILE plan")
     device = "gpu" if machine.gpus else "cpu"
     here = () if machine.is_described else versions.check(device=device, driver_cuda=machine.cuda_version)

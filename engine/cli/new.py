@@ -13,6 +13,7 @@ from engine.errors import EngineError, ExitCode, SettingsError
 from engine.imports import Imported
 from engine.megatron_flags import Told
 from engine.options import text_of
+from engine.paths import expanded
 from engine.plan.planner import make_plan
 from engine.settings import Settings, parse_assignments, to_tables
 from engine.settings_file import dumps
@@ -57,7 +58,7 @@ def base_settings(arguments: argparse.Namespace) -> Settings | None:
         return None
     settings = presets.find(arguments.preset).settings if arguments.preset else Settings()
     if arguments.sources:
-        found = imports.read([Path(source).expanduser() for source in arguments.sources])
+        found = imports.read([expanded(source) for source in arguments.sources])
         for line in account(found):
             output.say(line)
         settings = settings.with_values(found.values)
@@ -67,7 +68,7 @@ def base_settings(arguments: argparse.Namespace) -> Settings | None:
 
 def import_files(arguments: argparse.Namespace) -> int:
     """Say what launch scripts and env files come to here; keep it when asked to."""
-    found = imports.read([Path(file).expanduser() for file in arguments.files])
+    found = imports.read([expanded(file) for file in arguments.files])
     path = _keep(found.settings, arguments)
     if arguments.json:
         output.print_json({
@@ -114,7 +115,7 @@ def _keep(settings: Settings, arguments: argparse.Namespace) -> Path | None:
         if arguments.save_preset:
             path = presets.save(arguments.save_preset, settings, overwrite=arguments.overwrite)
         if arguments.output:
-            path = Path(arguments.output).expanduser()
+            path = expanded(arguments.output)
             if path.exists() and not arguments.overwrite:
                 raise SettingsError(f"{path} exists already", "give another file, or --overwrite")
             settings_file.save(settings, path)

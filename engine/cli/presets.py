@@ -9,6 +9,7 @@ from engine import presets
 from engine.cli import output
 from engine.errors import ExitCode
 from engine.options import text_of
+from engine.paths import expanded
 from engine.settings import Settings, parse_assignments, to_tables
 from engine.settings_file import dumps
 
@@ -68,7 +69,7 @@ def save(arguments: argparse.Namespace) -> int:
 
 def share(arguments: argparse.Namespace) -> int:
     """Write a preset as a file for somebody else."""
-    path = Path(arguments.file).expanduser()
+    path = expanded(arguments.file)
     for key in presets.share(presets.find(arguments.name), path):
         output.say(f"note: {key} names a place on this machine; whoever gets the file must set it anew")
     return _done(arguments, path, f"wrote {path}; it is taken in with: gptoss presets save NAME --from {path.name}")

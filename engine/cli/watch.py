@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from engine import paths, settings_file
@@ -20,6 +19,7 @@ from engine.monitor.jobs import Watched, find_jobs
 from engine.monitor.metrics import Record
 from engine.monitor.notify import Notifier, load_rules
 from engine.monitor.sources import JsonFiles, Pipe, Source, find_logs, follow, is_event_file, open_source
+from engine.paths import expanded
 from engine.run import directory
 from engine.run.cause import cause_of
 from engine.run.directory import RunDirectory
@@ -192,7 +192,7 @@ class _Watching:
             return cause_of(self._run)
         if isinstance(source, Pipe):
             return diagnose_texts([Text(name="-", lines=tuple(source.last_lines), t=time.time())])
-        places = [Path(place).expanduser() for place in self._places]
+        places = [expanded(place) for place in self._places]
         logs = [log for place in places for log in (find_logs(place) if place.is_dir() else [place])]
         return diagnose_texts(read_logs(log for log in logs if log.suffix != ".jsonl" and not is_event_file(log)))
 
@@ -214,7 +214,7 @@ def _facts(run: RunDirectory | None) -> Facts:
 def _last_change(places: list[str]) -> float:
     """When anything in `places` was last written; now for a pipe."""
     now = time.time()
-    files = [Path(place).expanduser() for place in places]
+    files = [expanded(place) for place in places]
     files = [file for place in files for file in ([*place.iterdir(), place] if place.is_dir() else [place])]
     times = [os.stat(file).st_mtime for file in files if file.exists()]
     return min(now, max(times, default=now))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from engine.data import chosen, indexed, toy_chats, vocabulary
 from engine.data.inspect import inspect
 from engine.data.preview import tokenizer_at_hand
+from engine.paths import expanded
 from engine.settings import HUB_PREFIX, Settings
 
 BYTES_PER_TOKEN = 4
@@ -23,7 +22,7 @@ def trained_tokens(settings: Settings, *, is_packed: bool = True) -> float | Non
     data = settings.data
     share = 1 - data.validation_percent / 100
     if data.source == "prefix":
-        prefix = Path(data.path).expanduser()
+        prefix = expanded(data.path)
         return indexed.count_tokens(prefix) * share
     # Counting what lies on the hub would download it.
     if data.source == "mock" or data.path.startswith(HUB_PREFIX):

@@ -11,6 +11,7 @@ from engine.data.shape import TEXT, Shape
 from engine.data.sources import SourceFile
 from engine.errors import SettingsError
 from engine.finetune_settings import GOALS
+from engine.paths import expanded
 from engine.settings import HUB_PREFIX, Settings
 
 
@@ -31,7 +32,7 @@ def files(settings: Settings, base: Path = Path()) -> list[SourceFile]:
         raise SettingsError(f"data.path: data.source is {data.source}, and no path is given",
                             "--set data.path=PATH of a file, a directory, or a quoted pattern")  # fmt: skip
     is_on_hub = data.path.startswith(HUB_PREFIX)
-    return sources.find(data.path if is_on_hub else str(base / Path(data.path).expanduser()))
+    return sources.find(data.path if is_on_hub else str(base / expanded(data.path)))
 
 
 def shape(settings: Settings, found: Sequence[SourceFile]) -> Shape:

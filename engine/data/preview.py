@@ -19,6 +19,7 @@ from engine.data.records import Messages, Rejection
 from engine.data.shape import CHAT, Unusable
 from engine.data.sources import total_bytes
 from engine.errors import NotFoundError, SettingsError
+from engine.paths import expanded
 from engine.settings import Settings
 
 MAX_BYTES = 8_000
@@ -157,7 +158,7 @@ def _of_chat(messages: Sequence[Mapping[str, Any]], settings: Settings, tokenize
 
 
 def _of_prefix(settings: Settings, tokenizer: str, count: int) -> Preview:
-    prefix = Path(settings.data.path).expanduser()
+    prefix = expanded(settings.data.path)
     facts = indexed.check_header(prefix)
     found = []
     for ids, is_cut in indexed.first_documents(prefix, count, MAX_PIECES):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import NotFoundError, SettingsError
+from engine.paths import expanded
 from engine.settings import HUB_PREFIX
 
 TEXT, JSON_LINES, PARQUET, ARROW = "text", "jsonl", "parquet", "arrow"
@@ -57,7 +58,7 @@ def find(reference: str, split: str = "train") -> list[SourceFile]:
     """
     if reference.startswith(HUB_PREFIX):
         return _of_split(find(str(_fetch(reference.removeprefix(HUB_PREFIX))), split), split)
-    path = Path(reference).expanduser()
+    path = expanded(reference)
     if path.is_file():
         return [_describe(path, named=True)]
     if path.is_dir():

@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.data import optional
 from engine.errors import NotFoundError, SettingsError
+from engine.paths import expanded
 
 END_OF_TEXT = "<|endoftext|>"
 """What ends a document for gpt-oss. Its eos, <|return|>, ends an answer in a chat."""
@@ -52,7 +53,7 @@ def read(path: str | Path, end_of_document: str = "") -> Vocabulary:
     `end_of_document` names the token that ends a document, where it is not <|endoftext|> or the tokenizer's own.
     Raises NotFoundError, SettingsError.
     """
-    file = Path(path).expanduser()
+    file = expanded(path)
     file = file / "tokenizer.json" if file.is_dir() else file
     content, value = _read(file)
     try:
@@ -78,7 +79,7 @@ def find(reference: str, allow_download: bool = True) -> Path:
 
     Raises NotFoundError when it is neither here nor, with `allow_download`, to be had.
     """
-    path = Path(reference).expanduser()
+    path = expanded(reference)
     if path.exists():
         return path / "tokenizer.json" if path.is_dir() else path
     try:

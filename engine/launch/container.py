@@ -16,6 +16,7 @@ from engine.errors import SettingsError
 from engine.launch import local, reference, signals
 from engine.launch.command import Command, Quoter, StepRequest, Words
 from engine.launch_settings import LaunchSettings
+from engine.paths import expanded
 from engine.settings import HUB_PREFIX
 
 IMAGES = {
@@ -72,9 +73,9 @@ def _tutorial(request: StepRequest, inner: Command) -> Command:
         (request.attempt, str(request.attempt)),
     ]
     if settings.data.source == "prefix":
-        mounts.append((Path(settings.data.path).expanduser().absolute().parent, places.data))
+        mounts.append((expanded(settings.data.path).absolute().parent, places.data))
     if settings.data.source == "prefix" and settings.data.tokenizer:
-        mounts.append((Path(settings.data.tokenizer).expanduser().absolute(), places.tokenizer))
+        mounts.append((expanded(settings.data.tokenizer).absolute(), places.tokenizer))
     return replace(
         inner,
         argv=(
@@ -164,9 +165,9 @@ def mounted(request: StepRequest) -> tuple[Path, ...]:
     checkout = settings.launch.megatron_lm if settings.launch.route != "bridge" else ""
     for text in (settings.model.path, settings.model.checkpoint, settings.data.tokenizer, checkout):
         if text:
-            wanted.append(Path(text).expanduser().absolute())
+            wanted.append(expanded(text).absolute())
     if settings.data.path and not settings.data.path.startswith(HUB_PREFIX):
-        path = Path(settings.data.path).expanduser().absolute()
+        path = expanded(settings.data.path).absolute()
         # A prefix or a pattern is no file itself: its directory is.
         path = path.parent if settings.data.source == "prefix" else path
         while glob.has_magic(str(path)):
@@ -213,5 +214,5 @@ def parse_mounts(launch: LaunchSettings) -> list[tuple[Path, str, bool]]:
             raise SettingsError(
                 f"launch.mounts: {text!r} is not SOURCE:TARGET or SOURCE:TARGET:ro", "for example /data:/data:ro"
             )
-        found.append((Path(parts[0]).expanduser().absolute(), parts[1], parts[2:] == ["ro"]))
+        found.append((expanded(parts[0]).absolute(), parts[1], parts[2:] == ["ro"]))
     return found

@@ -13,6 +13,7 @@ from engine.errors import SettingsError
 from engine.launch import container, local
 from engine.launch.command import Command, StepRequest, Words
 from engine.launch_settings import LaunchSettings
+from engine.paths import expanded
 
 FILES = (".sif", ".sqsh")
 """Endings of images that are files: apptainer's and enroot's."""
@@ -88,7 +89,7 @@ def mounts(request: StepRequest) -> list[str]:
 def source(launch: LaunchSettings, program: str) -> str:
     """What `apptainer`, `enroot` or `pyxis` is told to start. Raises SettingsError for what names no image."""
     if launch.image.endswith(FILES):
-        file = str(Path(launch.image).expanduser())
+        file = str(expanded(launch.image))
         container.bind(Path(file), file)
         return file
     image = container.image_for(launch)

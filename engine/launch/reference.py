@@ -13,6 +13,7 @@ from engine import models
 from engine.errors import SettingsError
 from engine.launch.command import StepRequest, Words
 from engine.models import Model
+from engine.paths import expanded
 from engine.plan import schedule
 
 SCRIPT = "examples/gptoss/02_train.sh"
@@ -52,7 +53,7 @@ class Places:
             checkpoints=str(request.run / "checkpoints"),
             tensorboard=str(request.run / "tensorboard"),
             tokenizer=data.tokenizer,
-            data=str(Path(data.path).expanduser().absolute().parent),
+            data=str(expanded(data.path).absolute().parent),
             env_file=str(request.env_file),
         )
 
@@ -65,7 +66,7 @@ def checkout(request: StepRequest) -> Path:
             f"the route {request.settings.launch.route} needs a Megatron-LM checkout",
             "git clone https://github.com/NVIDIA/Megatron-LM.git; --set launch.megatron_lm=DIR",
         )
-    return Path(text).expanduser().absolute()
+    return expanded(text).absolute()
 
 
 def argv(request: StepRequest, rendezvous: Words) -> Words:

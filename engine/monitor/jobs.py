@@ -12,6 +12,7 @@ from engine.errors import NotFoundError, SettingsError
 from engine.monitor.notify import Notifier
 from engine.monitor.sources import EventDirectory, JsonFiles, LogFiles, Source, find_logs, is_event_file
 from engine.monitor.wandb_file import WandbFile
+from engine.paths import expanded
 
 DEPTH = 3
 """Directories below the named one that are looked into."""
@@ -68,7 +69,7 @@ def find_jobs(places: list[str]) -> list[Job]:
 
     Raises NotFoundError for a missing path and SettingsError for one that holds nothing to read.
     """
-    paths = [Path(place).expanduser() for place in places]
+    paths = [expanded(place) for place in places]
     for path in paths:
         if "\0" in str(path) or not path.exists():
             raise NotFoundError(f"there is no {str(path)!r}", "give a log file, or a directory of logs or event files")

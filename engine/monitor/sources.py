@@ -20,6 +20,7 @@ from engine.monitor.record import parse_record
 from engine.monitor.tail import CHUNK_BYTES, LONGEST_LINE_BYTES, Tail
 from engine.monitor.tensorboard import EventFile, find_event_files
 from engine.monitor.wandb_file import WandbFile, find_wandb_files
+from engine.paths import expanded
 
 POLL_S = 0.2
 RESCAN_S = 2.0
@@ -194,7 +195,7 @@ def open_source(places: list[str], stdin: int = 0) -> Source:
     """
     if places == ["-"]:
         return Pipe(stdin)
-    paths = [Path(place).expanduser() for place in places]
+    paths = [expanded(place) for place in places]
     for path in paths:
         if not path.exists():
             raise NotFoundError(f"there is no {path}", "give a log file, a directory of logs, or - for standard input")

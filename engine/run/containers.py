@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from engine.launch_settings import LaunchSettings
+from engine.paths import expanded
 from engine.settings import Settings
 
 
@@ -38,4 +39,4 @@ def caches_for(settings: Settings) -> tuple[Path, ...]:
         return ()
     home = os.environ.get("HF_HOME")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (Path(home).expanduser() if home else cache / "huggingface",)
+    return (expanded(home) if home else cache / "huggingface",)

@@ -22,6 +22,7 @@ from typing import Any
 from engine import patience, secrets
 from engine.errors import NotFoundError, RunError
 from engine.monitor.record import parse_record
+from engine.paths import expanded
 from engine.plan.plan import Plan
 from engine.run.state import State
 
@@ -169,7 +170,7 @@ def check_name(name: str) -> str:
 
 def find(root: Path, reference: str) -> RunDirectory:
     """The run called `reference` in `root`, or at the path `reference`. Raises NotFoundError."""
-    path = Path(reference).expanduser()
+    path = expanded(reference)
     for candidate in (root / reference, path):
         if _is_run(candidate):
             return RunDirectory(_resolved(candidate))

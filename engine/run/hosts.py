@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from engine.errors import NotFoundError, SettingsError
+from engine.paths import expanded
 
 MAX_BYTES = 1_000_000
 # No leading dash: ssh would take it for an option.
@@ -20,7 +21,7 @@ def read(text: str) -> tuple[str, ...]:
     """
     if not text:
         raise SettingsError("the ssh launcher has no hosts", "--set machine.hosts=node01,node02 or a file of them")
-    names = _lines(Path(text).expanduser()) if "/" in text else text.split(",")
+    names = _lines(expanded(text)) if "/" in text else text.split(",")
     hosts = tuple(name.strip() for name in names if name.strip())
     for host in hosts:
         if not _HOST.fullmatch(host):

@@ -21,6 +21,7 @@ from engine.findings import Finding, by_severity, error, info, warning
 from engine.launch import container, launchers, probe, slurm, slurm_answers, ssh, traps
 from engine.launch.command import StepRequest
 from engine.launch.reference import SCRIPT
+from engine.paths import expanded
 from engine.plan.plan import Plan
 from engine.run import commands
 from engine.run.directory import RunDirectory
@@ -34,7 +35,7 @@ def check(settings: Settings, plan: Plan) -> tuple[Finding, ...]:
 
     Takes milliseconds for the local launcher and at most half a minute for one that does not answer.
     """
-    root = Path(settings.output.directory).expanduser() if settings.output.directory else paths.runs_root()
+    root = expanded(settings.output.directory) if settings.output.directory else paths.runs_root()
     run = RunDirectory(root / "RUN")
     try:
         requests = commands.all_requests(run, settings, plan)
@@ -56,7 +57,7 @@ def _unpickled(settings: Settings) -> Iterator[Finding]:
     """What loading somebody's Megatron checkpoint may do: Megatron unpickles it, and a pickle can call anything."""
     if not settings.model.checkpoint:
         return
-    checkpoint = Path(settings.model.checkpoint).expanduser()
+    checkpoint = expanded(settings.model.checkpoint)
     if found := danger.find(checkpoint):
         yield error(
             "checkpoint.pickle",
@@ -79,7 +80,7 @@ def _tutorial_script(settings: Settings) -> str | None:
     if not settings.launch.megatron_lm:
         return None
     try:
-        return (Path(settings.launch.megatron_lm).expanduser() / SCRIPT).read_text(encoding="utf-8", errors="replace")
+        return (expanded(settings.launch.megatron_lm) / SCRIPT).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from engine import env_file, local_paths, paths, patience, secrets, settings_file
 from engine.errors import LaunchError, NotFoundError, RunError
 from engine.machine import Machine, detect
-from engine.paths import write_atomic
+from engine.paths import expanded, write_atomic
 from engine.plan.plan import Plan
 from engine.plan.planner import make_plan
 from engine.processes import ProcessId
@@ -246,7 +246,7 @@ def environment_text(settings: Settings) -> str:
     """The text of the env file that the run keeps; empty without one. Raises SettingsError when it holds a secret."""
     if not settings.launch.env_file:
         return ""
-    text = env_file.read_text(Path(settings.launch.env_file).expanduser())
+    text = env_file.read_text(expanded(settings.launch.env_file))
     secrets.refuse_names(env_file.parse(text), settings.launch.env_file)
     secrets.refuse(text, settings.launch.env_file)
     return text

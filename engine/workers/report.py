@@ -27,7 +27,7 @@ from typing import Any, TextIO
 
 from engine import secrets
 from engine.errors import EngineError, ExitCode, StepFailed
-from engine.paths import write_atomic
+from engine.paths import expanded, write_atomic
 from engine.plan.plan import Plan
 from engine.processes import ProcessId
 from engine.run.directory import RunDirectory, append_line
@@ -94,7 +94,7 @@ class Report:
 
     def user_path(self, path: str) -> Path:
         """A path that a person typed; relative ones count from where the worker was started."""
-        return self.started_in / Path(path).expanduser()
+        return self.started_in / expanded(path)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.message import Message
 from textual.widgets import Button, Input
 
+from engine.paths import expanded
 from engine.settings import Settings
 from gptoss_tui import bridge, words
 from gptoss_tui.bridge import Answer, Exported, Failure
@@ -144,7 +145,7 @@ class Review(Vertical):
                 AskScreen(
                     "Write scripts into which directory?",
                     text,
-                    act=lambda directory: export(settings, plan, Path(directory).expanduser()),
+                    act=lambda directory: export(settings, plan, expanded(directory)),
                     value=place,
                 ),
                 self._tell_exported,
@@ -232,7 +233,7 @@ class Review(Vertical):
 
 
 def _paths(typed: str) -> list[Path]:
-    return [Path(part.strip()).expanduser() for part in typed.split(",") if part.strip()]
+    return [expanded(part.strip()) for part in typed.split(",") if part.strip()]
 
 
 def _told(told: Told) -> str:

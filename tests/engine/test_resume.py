@@ -258,6 +258,15 @@ def test_paths_count_from_where_the_person_is(key, typed, absolute, monkeypatch)
     assert local_paths.absolute_values({key: typed}, Path("/here")) == {key: absolute}
 
 
+def test_a_user_that_there_is_not_is_no_defect(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GPTOSS_RUNS", str(tmp_path / "runs"))
+    for words in (["run", "rehearsal", "--dry-run", "--set", "data.source=text", "--set", "data.path=~nobody-here/x"],
+                  ["attach", "~nobody-here/x"], ["checkpoint", "inspect", "~nobody-here/x"]):  # fmt: skip
+        main(words)
+        told = capsys.readouterr().err
+        assert "~nobody-here/x" in told and "defect" not in told, words
+
+
 def test_a_resume_takes_paths_from_where_the_person_is(make_run, tmp_path, monkeypatch):
     run = make_run(status=Status.STOPPED)
     monkeypatch.chdir(tmp_path)
