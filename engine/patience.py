@@ -6,6 +6,7 @@ daemon thread, which a program does not wait for when it ends, and the caller st
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -54,9 +55,9 @@ class Patient:
     def is_waiting(self) -> bool:
         """True while a call that was given up has not come back."""
         if self._is_waiting:
-            self._is_waiting = self._answers.empty()
-            if not self._is_waiting:
-                self._answers.get()
+            with contextlib.suppress(Empty):  # not `empty()`: another thread may ask as well, and take it
+                self._answers.get_nowait()
+                self._is_waiting = False
         return self._is_waiting
 
     def later(self, call: Callable[[], object]) -> None:
