@@ -95,19 +95,14 @@ class DistributedCheckpoint:
 
     def file_problems(self) -> list[str]:
         """Which files are missing or cut off, in words."""
-        found = []
+        return file_problems(self.path, self.file_ends())
+
+    def file_ends(self) -> dict[str, int]:
+        """How many bytes each file must have at least."""
         ends: dict[str, int] = {}
         for chunk in [*self.objects.values(), *(c for tensor in self.tensors.values() for c in tensor.chunks)]:
             ends[chunk.file] = max(ends.get(chunk.file, 0), chunk.start + chunk.length)
-        for name, end in sorted(ends.items()):
-            try:
-                size = (self.path / name).stat().st_size
-            except OSError:
-                found.append(f"{name} is missing")
-                continue
-            if size < end:
-                found.append(f"{name} is cut off: it has {size:,} of at least {end:,} bytes")
-        return found
+        return ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +113,20 @@ class RawTensor:
     shape: tuple[int, ...]
     start: int
     """Byte offset in the file."""
+
+
+def file_problems(iteration: Path, ends: Mapping[str, int]) -> list[str]:
+    """Which of the files that must have so many bytes are missing or cut off, in words."""
+    found = []
+    for name, end in sorted(ends.items()):
+        try:
+            size = (iteration / name).stat().st_size
+        except OSError:
+            found.append(f"{name} is missing")
+            continue
+        if size < end:
+            found.append(f"{name} is cut off: it has {size:,} of at least {end:,} bytes")
+    return found
 
 
 def is_there(path: Path) -> bool:

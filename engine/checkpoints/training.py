@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from engine.checkpoints import torch_dist
@@ -44,10 +47,20 @@ def defect(checkpoint: Path, needed: tuple[str, ...] = NEEDED) -> str | None:
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
     try:
-        problems = torch_dist.read(checkpoint).file_problems()
+        index = [os.stat(checkpoint / name) for name in MEGATRON_LM]
+        identity = [(one.st_ino, one.st_mtime_ns, one.st_size) for one in index]
+        problems = torch_dist.file_problems(checkpoint, _file_ends(checkpoint, *identity))
     except EngineError as error:
         return error.message
+    except FileNotFoundError as error:
+        return f"{error.filename} is missing"
     return problems[0] if problems else None
+
+
+@lru_cache(64)
+def _file_ends(checkpoint: Path, *identity: tuple[int, ...]) -> Mapping[str, int]:
+    """Read once for as long as the index is the same: that of a large model takes seconds, while all ranks wait."""
+    return torch_dist.read(checkpoint).file_ends()
 
 
 def newest_whole(checkpoints: Path, needed: tuple[str, ...] = NEEDED) -> int | None:

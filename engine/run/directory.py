@@ -241,15 +241,15 @@ def _created(run: RunDirectory) -> float:
         return 0.0
 
 
-def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a JSON-lines file; lines that are no JSON object are left out.
+def read_records(path: Path, holding: bytes = b"") -> Iterator[dict[str, Any]]:
+    """The records of a JSON-lines file; lines that are no JSON object are left out, and those without `holding`.
 
     A killed writer leaves a half line; losing it is harmless.
     """
     try:
         with path.open("rb") as file:
             for line in file:
-                record = parse_record(line)
+                record = parse_record(line) if holding in line else None
                 if record is not None:
                     yield record
     except OSError:

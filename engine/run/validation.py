@@ -19,7 +19,8 @@ BEST = "best"
 def losses(run: RunDirectory, until: int | None = None) -> dict[int, float]:
     """Validation loss by iteration, up to `until`; an iteration that was repeated counts as it was last time."""
     found: dict[int, float] = {}
-    for record in read_records(run.metrics):
+    # Asked every second as a save comes near, of a file that a long training fills with all its iterations.
+    for record in read_records(run.metrics, holding=b'"validation_loss"'):
         iteration, loss = record.get("iteration"), record.get("validation_loss")
         if record.get("step") != "train" or type(iteration) is not int or not isinstance(loss, (int, float)):
             continue

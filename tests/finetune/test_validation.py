@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from engine.checkpoints import training
-from engine.run import validation
+from engine.monitor.record import parse_record
+from engine.run import directory, validation
 from engine.run.directory import RunDirectory
 from engine.settings import Settings
 
@@ -39,6 +40,16 @@ def test_losses_are_those_of_the_training(tmp_path: Path) -> None:
         )
     assert validation.losses(run) == {0: 6.0, 10: 4.5, 30: 4.0}
     assert validation.losses(run, until=10) == {0: 6.0, 10: 4.5}
+
+
+def test_the_iterations_in_between_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = a_run(tmp_path, {10: 5.0})
+    with run.metrics.open("a") as file:
+        file.write("\n" + '{"step": "train", "iteration": 11, "loss": 5.0}\n' * 100)
+    read: list[bytes] = []
+    monkeypatch.setattr(directory, "parse_record", lambda line: read.append(line) or parse_record(line))
+    assert validation.losses(run) == {10: 5.0}
+    assert len(read) == 1
 
 
 @pytest.mark.parametrize(
