@@ -136,12 +136,16 @@ class LogFile:
     def search(self, pattern: re.Pattern[bytes], start: int, *, backwards: bool = False) -> Iterator[int | None]:
         """Line numbers that match, from line `start` on, nearest first.
 
-        Yields None after every 4 MiB searched, so that the caller can let others work.
+        Yields None after every 4 MiB searched, so that the caller can let others work. Ends when the file is
+        cut or replaced meanwhile.
         """
+        generation = self.generation
         for first, last in self._blocks(start, backwards):
             _, found = self.matches(pattern, first, last + 1)
             yield from reversed(found) if backwards else found
             yield None
+            if self.generation != generation:
+                return
 
     def matches(self, pattern: re.Pattern[bytes], first: int, end: int) -> tuple[int, list[int]]:
         """Lines that match among about 4 MiB from line `first` on, and where to go on; `end` is not looked at."""
@@ -204,7 +208,8 @@ class LogFile:
 
     def _start_over(self, inode: tuple[int, int]) -> None:
         self.close()
-        self.generation += 1
+        if len(self):  # one that stays away, or may not be read, loses its lines once
+            self.generation += 1
         self._offsets = array("Q", [0])
         self._indexed = self._size = 0
         self._inode = inode

@@ -68,11 +68,11 @@ class MergedLog:
         else:
             for number in range(len(self._files)):
                 self._look_at(number)
-        was_reset = self._generations != [file.generation for file in self._files] and known > 0
-        if was_reset:
+        generations = [file.generation for file in self._files]
+        if was_reset := self._generations != generations:
             self.generation += 1
+            self._generations = generations
             self._start_over()
-        self._generations = [file.generation for file in self._files]
         self._emit()
         return was_reset or len(self) != known
 
@@ -92,7 +92,7 @@ class MergedLog:
 
     def search(self, pattern: re.Pattern[bytes], start: int, *, backwards: bool = False) -> Iterator[int | None]:
         """Line numbers that match, from line `start` on, nearest first; None after every piece."""
-        total = len(self)
+        total, generation = len(self), self.generation
         if backwards:
             pieces = [(max(0, at - _ROWS_AT_ONCE), at) for at in range(min(start + 1, total), 0, -_ROWS_AT_ONCE)]
         else:
@@ -101,6 +101,8 @@ class MergedLog:
             found = self._matches(pattern, first, last)
             yield from reversed(found) if backwards else found
             yield None
+            if self.generation != generation:
+                return
 
     def close(self) -> None:
         for file in self._files:
@@ -130,7 +132,7 @@ class MergedLog:
         self._is_seen[number] = True
         if self._taken[number] >= file.whole_lines:
             file.update()
-        if file.generation in (self._generations[number], 1):
+        if file.generation == self._generations[number]:
             self._take_times(number)
         if len(self._files) > MOST_OPEN:
             file.close()

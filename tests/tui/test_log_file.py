@@ -70,6 +70,29 @@ def test_a_file_that_vanishes_is_empty(tmp_path):
     assert len(log) == 0
 
 
+def test_a_file_that_stays_away_loses_its_lines_once(tmp_path):
+    path = tmp_path / "a.log"
+    path.write_text("x\n")
+    log = indexed(path)
+    path.unlink()
+    log.update()
+    generation = log.generation
+    assert not log.update() and log.generation == generation
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_search_ends_when_the_file_is_cut_meanwhile(tmp_path, monkeypatch, backwards):
+    monkeypatch.setattr(log_file, "CHUNK_BYTES", 64)
+    path = tmp_path / "a.log"
+    path.write_text("hay\n" * 1000)
+    log = indexed(path)
+    search = log.search(re.compile(b"needle"), 999 if backwards else 0, backwards=backwards)
+    assert next(search) is None
+    os.truncate(path, 40)
+    log.update()
+    assert list(search) == []
+
+
 def test_a_line_cut_away_after_the_index_was_made_reads_as_empty(tmp_path):
     path = tmp_path / "a.log"
     path.write_text("one\ntwo\n")

@@ -106,6 +106,31 @@ def test_a_rank_that_is_cut_and_one_that_is_not_there_yet(ranks):
     assert rows(log)[-1].startswith("2 ") and len(log) == 2
 
 
+def test_a_rank_that_goes_away_starts_everything_over_once(ranks):
+    for rank, path in enumerate(ranks):
+        path.write_text(at(rank, "text"))
+    log = filled(MergedLog(ranks))
+    ranks[1].unlink()
+    filled(log)
+    generation = log.generation
+    for _ in range(3):
+        log.update()
+        assert len(log) == 2
+    assert log.generation == generation
+
+
+def test_a_search_ends_when_a_rank_is_cut_meanwhile(ranks, monkeypatch):
+    monkeypatch.setattr("gptoss_tui.log_merged._ROWS_AT_ONCE", 10)
+    for path in ranks:
+        path.write_text(at(1, "hay") * 50)
+    log = filled(MergedLog(ranks))
+    search = log.search(re.compile(b"needle"), 0)
+    assert next(search) is None
+    ranks[0].write_text(at(1, "needle"))
+    filled(log)
+    assert list(search) == []
+
+
 def test_more_ranks_than_open_files(tmp_path, monkeypatch):
     monkeypatch.setattr("gptoss_tui.log_merged.MOST_OPEN", 2)
     paths = [tmp_path / f"rank-{n}.log" for n in range(12)]
