@@ -10,6 +10,7 @@ from pathlib import Path
 from textual import events
 from textual.binding import Binding
 from textual.message import Message
+from textual.timer import Timer
 
 from engine.patience import NoAnswer, Patient
 from gptoss_tui import words
@@ -75,6 +76,7 @@ class LogView(Canvas, can_focus=True):
         self.paths: tuple[Path, ...] = ()
         """The files that are shown."""
         self._title = "log"
+        self._next_piece: Timer | None = None
         self._top = 0
         self._left = 0
         self.is_following = True
@@ -118,8 +120,11 @@ class LogView(Canvas, can_focus=True):
         # A long file is drawn when it is known to its end; until then only so that something is there.
         if (is_new or is_filtered) and (not self._file.is_behind or not self._rows):
             self.redraw()
-        if (self._file.is_behind or is_filtered) and not self._disk.is_waiting:
-            self.set_timer(PIECE_S, self.poll)
+        # One at a time: a file of many gigabytes is polled from elsewhere too while its pieces are taken in.
+        if self._next_piece is not None:
+            self._next_piece.stop()
+        is_more = (self._file.is_behind or is_filtered) and not self._disk.is_waiting
+        self._next_piece = self.set_timer(PIECE_S, self.poll) if is_more else None
 
     def set_search(self, text: str) -> str:
         """Search for the regular expression `text`; returns what is wrong with it, or nothing."""

@@ -12,6 +12,7 @@ from textual.widgets import Input, Static
 from engine import settings_file
 from engine.run.directory import append_line
 from engine.run.state import Status
+from gptoss_tui import log_file
 from gptoss_tui.screens.confirm import ConfirmScreen
 from gptoss_tui.screens.monitor import MonitorScreen
 from gptoss_tui.widgets.chart import Chart
@@ -379,6 +380,19 @@ async def test_nothing_new_costs_nothing(make_monitor):
             app.screen.query_one(LogView).poll()
             await pilot.pause()
         assert written == []
+
+
+async def test_pieces_of_a_long_log_are_taken_in_one_after_another(make_monitor, fake, monkeypatch):
+    app = make_monitor()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot, app)
+        log = app.screen.query_one(LogView)
+        monkeypatch.setattr(log_file, "CHUNK_BYTES", 4)
+        fake.log("more\n" * 10_000, rank=1)
+        for _ in range(5):  # as the clock, the change of the log and the keys do
+            log.poll()
+        assert log._file.is_behind
+        assert len([timer for timer in log._timers if timer._task and not timer._task.cancelling()]) == 2
 
 
 async def test_a_waiting_run_says_so(make_app, runs_root):
