@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from enum import StrEnum
 
+from rich.cells import split_graphemes
 from rich.segment import Segment
 from textual.color import Color
 from textual.filter import LineFilter
@@ -74,10 +75,15 @@ def detect_charset(environment: Mapping[str, str] | None = None, encoding: str |
 
 
 def to_ascii(text: str) -> str:
-    """`text` with every character replaced by an ASCII one; unknown ones become `?`."""
-    if text.isascii():
+    """`text` in ASCII and of the same width; unknown signs become `?`, one for each of their cells."""
+    if text.isascii() or (text := text.translate(_ASCII)).isascii():
         return text
-    return text.translate(_ASCII).encode("ascii", "replace").decode("ascii")
+    return "".join(_sign_in_ascii(text[start:stop], width) for start, stop, width in split_graphemes(text)[0])
+
+
+def _sign_in_ascii(sign: str, width: int) -> str:
+    # Of a letter with an accent the letter is left.
+    return (sign[0] if sign[0].isascii() else "?" * width).ljust(width)[:width]
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from rich.cells import cell_len, get_character_cell_size
+from rich.cells import get_character_cell_size, split_graphemes
 from rich.color import ColorSystem
 from rich.style import Style
 from textual.strip import Strip
@@ -73,12 +73,12 @@ def cells_of(strip: Strip, colours: ColorSystem) -> list[Cell]:
         if _is_simple(text):
             cells += [(letter, blank if letter == " " else look) for letter in text]
             continue
-        for letter in text:
-            width = cell_len(letter)
+        # By graphemes, as a strip counts its cells: a sign of several letters is as wide as one.
+        for start, stop, width in split_graphemes(text)[0]:
             if not width and cells:
-                cells[-1] = (cells[-1][0] + letter, cells[-1][1])
+                cells[-1] = (cells[-1][0] + text[start:stop], cells[-1][1])
             elif width:
-                cells += [(letter, look), *[("", look)] * (width - 1)]
+                cells += [(text[start:stop], look), *[("", look)] * (width - 1)]
     return cells
 
 

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from textual.command import CommandPalette
 
 from engine.cli import parser
@@ -130,9 +131,13 @@ def test_what_the_terminal_can_show(environment, encoding, charset):
     assert detect_charset(environment, encoding) is charset
 
 
-@pytest.mark.parametrize(("text", "plain"), [("plain", "plain"), ("✓ 3·4 ━━▸ … 日", "+ 3.4 --> ~ ?")])
-def test_ascii_keeps_every_width_but_that_of_wide_letters(text, plain):
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [("plain", "plain"), ("✓ 3·4 ━━▸ … 日", "+ 3.4 --> ~ ??"), ("e\u0301 ❤\ufe0f 1\ufe0f\u20e3.", "e ?? 1 .")],
+)
+def test_ascii_keeps_every_width(text, plain):
     assert to_ascii(text) == plain
+    assert cell_len(text) == len(plain)
 
 
 async def test_a_terminal_without_unicode_gets_none(make_app):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pyte
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.color import ColorSystem
 from rich.console import Console
 from rich.segment import Segment
 from rich.style import Style
@@ -13,6 +15,7 @@ from textual.geometry import Region
 from textual.strip import Strip
 
 from gptoss_tui.glass import Glass
+from gptoss_tui.pen import cells_of
 
 WIDTH, HEIGHT = 24, 9
 STYLES = [
@@ -137,6 +140,14 @@ def test_the_picture_is_what_textual_would_have_sent(rows, changes):
     for change in changes:
         rows = changed(terminal, rows, change)
         assert terminal.cells == picture(rows)
+
+
+@pytest.mark.parametrize(
+    "text", ["a❤\ufe0fb", "x👨\u200d👩\u200d👧y", "1\ufe0f\u20e3", "👍🏽", "漢\u200d字", "ก\u0e33", "\u0301e\u0301"]
+)
+def test_a_sign_of_several_letters_takes_the_cells_that_its_strip_counts(text):
+    strip = row((text, RED))
+    assert len(cells_of(strip, ColorSystem.TRUECOLOR)) == strip.cell_length
 
 
 def test_what_is_there_already_is_not_sent():
