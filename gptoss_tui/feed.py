@@ -83,6 +83,8 @@ class Reader:
         self._events = Tail(run.events)
         self._stamp: tuple[int, int] | None = None
         self._state: State | None = None
+        self._problem = ""
+        """Why the state cannot be read, as it was told last."""
         self._restarts = 0
 
     def preview(self) -> Batch | None:
@@ -107,7 +109,7 @@ class Reader:
             history.add_metrics(batch.metrics)
             history.add_events(batch.events)
             found.state = batch.state or found.state
-            found.problem = batch.problem
+            found.problem = batch.problem or found.problem
             if not batch.is_history:
                 break
             time.sleep(0.001)  # the screen gets its turn
@@ -131,23 +133,22 @@ class Reader:
         self._events.close()
 
     def _read_state(self, batch: Batch, look_for_supervisor: bool) -> None:
+        problem = ""
         try:
             status = self._run.state.stat()
             stamp = (status.st_mtime_ns, status.st_ino)
-        except OSError as error:
-            batch.problem = f"{self._run.state} cannot be read: {error.strerror}" if self._stamp != (0, 0) else ""
-            self._stamp = (0, 0)
-            return
-        if stamp == self._stamp and not look_for_supervisor:
-            return
-        try:
+            if stamp == self._stamp and not look_for_supervisor:
+                return
             state = self._run.read_state().observed()
+            if state != self._state:
+                batch.state = self._state = state
+            self._stamp = stamp
+        except OSError as error:
+            problem = f"{self._run.state} cannot be read: {error.strerror}"
         except EngineError as error:
-            batch.problem = error.message
-            return
-        if state != self._state:
-            batch.state = self._state = state
-        self._stamp = stamp
+            problem = error.message
+        if problem != self._problem:  # told once, and not at every look
+            self._problem = batch.problem = problem
 
 
 class Pulse:
@@ -166,7 +167,8 @@ class Pulse:
     @property
     def silence_s(self) -> float:
         """How long the directory has not answered; 0 before it was asked."""
-        return time.monotonic() - self._asked if self._asked is not None else 0.0
+        asked = self._asked  # the reader's thread may set it to None at any moment
+        return time.monotonic() - asked if asked is not None else 0.0
 
 
 class FeedUpdate(Message, bubble=False):

@@ -87,6 +87,20 @@ def test_a_state_that_cannot_be_read_is_told_once(runs_root):
     assert "damaged" in reader.read().problem
 
 
+def test_a_damaged_state_is_told_once_and_read_again_when_it_is_whole(runs_root):
+    fake = a_full_run(runs_root)
+    reader = Reader(fake.run)
+    reader.read()
+    whole = fake.run.state.read_text()
+    fake.run.state.write_text("{")
+    told = [reader.read().problem for _ in range(3)]
+    assert "damaged" in told[0] and told[1:] == ["", ""]
+    fake.run.state.write_text(whole.replace('"iteration": 120', '"iteration": 121'))
+    assert reader.read().state.iteration == 121
+    fake.run.state.write_text("{")
+    assert "damaged" in reader.read().problem
+
+
 def test_the_log_of_a_training_is_its_last_rank(runs_root):
     fake = FakeRun(runs_root)
     for rank in (0, 1, 10):
