@@ -111,6 +111,12 @@ class CockpitScreen(Steady):
         """Call the engine in a thread; an `Answer` called `name` comes back, only for the latest question."""
         bridge.ask_from(self, name, call)
 
+    def is_asking(self, name: str) -> bool:
+        """True while the answer to `name` is awaited: what is asked every few seconds would never be answered
+        where an answer takes longer than that.
+        """
+        return any(one.node is self and one.group == name and not one.is_finished for one in self.workers)
+
     def action_leave(self) -> None:
         # The stack also holds what lies below: from the first screen there is nowhere to go but out.
         if len(self.app.screen_stack) > 1:

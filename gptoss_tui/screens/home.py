@@ -78,7 +78,7 @@ class HomeScreen(Launching, CockpitScreen):
         self._look_at_runs()
 
     def _look_at_runs(self) -> None:
-        if self.is_current:
+        if self.is_current and not self.is_asking("runs"):
             self.ask("runs", partial(_newest_runs, self.cockpit.services, dict(self._overviews)))
 
     @on(Answer)

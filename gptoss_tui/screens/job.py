@@ -419,7 +419,7 @@ class JobScreen(CockpitScreen):
             self.query_one(Gpus).styles.height = min(9, len(machine.gpus) + 2)
 
     def _sample_gpus(self) -> None:
-        if self._samples_wanted:
+        if self._samples_wanted and not self.is_asking("gpus"):
             self.ask("gpus", self.cockpit.services.sample_gpus)
 
 

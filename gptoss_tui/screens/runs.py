@@ -62,11 +62,15 @@ class RunsScreen(CockpitScreen):
 
     def on_mount(self) -> None:
         self.query_one("#runs").focus()
-        self.call_after_refresh(self._look)
-        self.set_interval(LOOK_S, self._look)
+        self.call_after_refresh(self._look_again)
+        self.set_interval(LOOK_S, self._look_again)
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._draw)
+
+    def _look_again(self) -> None:
+        if not self.is_asking("runs"):
+            self._look()
 
     def _look(self) -> None:
         if self.is_current:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from threading import Event
+
+import pytest
 
 from engine.errors import LaunchError
 from engine.findings import error, warning
 from engine.run.state import Status
 from gptoss_tui.draft import Draft
 from gptoss_tui.screens.confirm import ConfirmScreen
+from gptoss_tui.screens.home import HomeScreen
 from gptoss_tui.screens.monitor import MonitorScreen
 from gptoss_tui.screens.runs import RunsScreen
 from gptoss_tui.screens.setup import SetupScreen
 from gptoss_tui.widgets.choices import Choices
+from tests.limits import LIMIT_S
 from tests.tui.doubles import FakeRun, FakeServices, a_full_run, until
 
 
@@ -27,6 +32,28 @@ async def test_the_first_frame_waits_for_nothing_slow(make_app, services):
     services.presets = None
     async with make_app().run_test(size=(80, 24)) as pilot:
         assert pilot.app.screen.query_one("#presets", Choices).has_focus
+
+
+@pytest.mark.parametrize("screen", [HomeScreen, RunsScreen])
+async def test_a_slow_disk_is_asked_once_and_its_answer_is_shown(make_app, services, runs_root, monkeypatch, screen):
+    a_full_run(runs_root)
+    monkeypatch.setattr("gptoss_tui.screens.home.RUNS_S", 0.05)
+    monkeypatch.setattr("gptoss_tui.screens.runs.LOOK_S", 0.05)
+    answers, asked = Event(), []
+
+    def root():
+        asked.append(1)
+        assert answers.wait(LIMIT_S)
+        return runs_root
+
+    services.runs_root = root
+    app = make_app(screen)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: asked)
+        await pilot.pause(0.5)  # ten times as long as until the next look
+        answers.set()
+        assert len(asked) == 1
+        await until(pilot, lambda: "night" in app.screen.query_one("#runs", Choices).text)
 
 
 async def test_a_beginner_starts_the_rehearsal_with_enter_alone(make_app, services):
