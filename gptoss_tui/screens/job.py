@@ -89,7 +89,8 @@ class JobScreen(CockpitScreen):
         self.source = ""
         """Which training the feed's batches are of, where there are several."""
         self._metric = "loss"
-        self._log = 0
+        self._log: Path | None = None
+        """The log that a person turned to; without one the most telling is shown."""
         self._is_merged = False
         self._samples_wanted = False
         self._bell = False
@@ -287,34 +288,39 @@ class JobScreen(CockpitScreen):
 
     def choose_log(self) -> None:
         """Show the log that fits the training as it is now."""
-        self.show_log(self._log)
+        self.show_log()
 
-    def show_log(self, index: int) -> None:
-        """Show one log, or all of the step at work in one."""
+    def show_log(self, turn: int = 0) -> None:
+        """Show the log that is so many places behind the one at hand, or all of the step at work in one."""
         logs = self.logs()
         view = self.query_one(LogView)
         if not logs:
             view.show((), "no log here")
             return
-        self._log = index % len(logs)
-        title, path = logs[self._log]
+        title, path = logs[(self._place_in(logs) + turn) % len(logs)]
+        if turn:
+            self._log = path
         paths: tuple[Path, ...] = (path,)
         if self._is_merged and len(together := self.rank_logs(path)) > 1:
             paths, title = together, " · ".join([*title.split(" · ")[:-1][:1], f"{len(together)} ranks"])
         if paths != view.paths:
             view.show(paths, title)
 
+    def _place_in(self, logs: list[tuple[str, Path]]) -> int:
+        """Where the log at hand stands; ranks join, and one that failed goes to the front."""
+        return next((place for place, (_, path) in enumerate(logs) if path == self._log), 0)
+
     def action_next_log(self, direction: int) -> None:
         self._is_merged = False
-        self.show_log(self._log + direction)
+        self.show_log(direction)
 
     def action_all_ranks(self) -> None:
         self._is_merged = not self._is_merged
         logs = self.logs()
-        if self._is_merged and (not logs or len(self.rank_logs(logs[self._log % len(logs)][1])) < 2):
+        if self._is_merged and (not logs or len(self.rank_logs(logs[self._place_in(logs)][1])) < 2):
             self._is_merged = False
             self.notify("There is no other rank's log beside this one.")
-        self.show_log(self._log)
+        self.show_log()
 
     def action_search(self) -> None:
         box = self.query_one("#search", Input)

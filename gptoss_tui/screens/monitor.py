@@ -44,8 +44,8 @@ class MonitorScreen(JobScreen):
         self.run = run
         self._disk = Patient(DISK_S)
         self._logs: list[tuple[str, Path]] = []
+        self._ranks: dict[Path, tuple[Path, ...]] = {}
         self._log_attempt = -1
-        self._log_is_chosen = False
 
     def on_unmount(self) -> None:
         self._disk.close()
@@ -78,7 +78,9 @@ class MonitorScreen(JobScreen):
         return self._logs
 
     def rank_logs(self, shown: Path) -> tuple[Path, ...]:
-        return feed.rank_logs(shown)
+        with suppress(NoAnswer):
+            self._ranks = {shown: self._disk.call(partial(feed.rank_logs, shown))}
+        return self._ranks.get(shown, ())
 
     def find_cause(self) -> Diagnosis | None:
         return self.cockpit.services.cause_of(self.run)
@@ -110,12 +112,8 @@ class MonitorScreen(JobScreen):
         """Follow the step at work; a log that a person chose stays until the next attempt."""
         assert self.state is not None
         if self.state.attempt != self._log_attempt:
-            self._log_attempt, self._log_is_chosen = self.state.attempt, False
-        self.show_log(self._log if self._log_is_chosen else 0)
-
-    def action_next_log(self, direction: int) -> None:
-        self._log_is_chosen = True
-        super().action_next_log(direction)
+            self._log_attempt, self._log = self.state.attempt, None
+        super().choose_log()
 
     # --- what may be done to it ----------------------------------------------------------
 

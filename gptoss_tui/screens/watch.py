@@ -52,7 +52,7 @@ class WatchScreen(JobScreen):
 
     def _follow(self, job: Job) -> None:
         self._job, self.source = job, job.name
-        self.state, self.history, self._log = None, History(), 0
+        self.state, self.history, self._log = None, History(), None
         self._show_place()
         self.choose_log()
         self.run_worker(

@@ -101,6 +101,8 @@ class LogView(Canvas, can_focus=True):
         self.match_line = None
         self._start_filter()
         self.poll()
+        if self._file is not None and not len(self._file):
+            self.redraw()  # what is not there, or does not answer, is nothing new; the log before must not stay
 
     def on_mount(self) -> None:
         self.set_interval(POLL_S, self.poll)

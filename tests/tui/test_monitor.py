@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from threading import Event
 
 import pytest
 from textual.drivers.headless_driver import HeadlessDriver
@@ -17,6 +18,7 @@ from gptoss_tui.screens.confirm import ConfirmScreen
 from gptoss_tui.screens.monitor import MonitorScreen
 from gptoss_tui.widgets.chart import Chart
 from gptoss_tui.widgets.log_view import LogView
+from tests.limits import LIMIT_S
 from tests.tui.doubles import NOW, FakeRun, a_full_run, dgx, until
 
 BUDGET_BYTES = 4000
@@ -236,6 +238,38 @@ async def test_other_logs_are_a_key_away(make_monitor, fake):
         fake.put(iteration=121)
         await until(pilot, lambda: app.screen.state.iteration == 121)
         assert "from rank zero" in log.text
+
+
+async def test_the_log_that_was_chosen_stays_when_another_rank_fails(make_monitor, fake):
+    for rank in (0, 2):
+        fake.log(f"from rank {rank}\n", rank=rank)
+    app = make_monitor()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await drawn_with(pilot, app, "from rank 2")
+        log = app.screen.query_one(LogView)
+        await pilot.press("right_square_bracket")
+        await until(pilot, lambda: "train · rank 1" in log.text)
+        (log.paths[0].parent / "error-rank-0.json").write_text("{}")
+        fake.put(iteration=121)
+        await until(pilot, lambda: app.screen.state.iteration == 121)
+        assert "train · rank 1" in log.text
+        await pilot.press("right_square_bracket")
+        await until(pilot, lambda: "train · launcher" in log.text)
+
+
+async def test_a_share_that_is_silent_holds_up_no_key(make_monitor, fake, monkeypatch):
+    fake.log("from rank zero\n", rank=0)
+    app = make_monitor()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await drawn(pilot, app)
+        log = app.screen.query_one(LogView)
+        await pilot.press("a")
+        await until(pilot, lambda: "train · 2 ranks" in log.text)
+        answers = Event()
+        monkeypatch.setattr("gptoss_tui.feed.rank_logs", lambda _: answers.wait(LIMIT_S) and ())
+        app.screen.choose_log()
+        assert not answers.is_set() and "train · 2 ranks" in log.text
+        answers.set()
 
 
 async def test_the_logs_of_all_ranks_are_one_with_a(make_monitor, fake, tmp_path, monkeypatch):
