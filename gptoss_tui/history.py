@@ -90,7 +90,8 @@ class History:
                 self._progress[step] = record
                 if step == "train" and record.get("unit") == "iterations":
                     # The prepare step may have set another number than the settings held at the start.
-                    self.iterations = int(number(record.get("total"))) or self.iterations
+                    total = int(number(record.get("total")))
+                    self.iterations = total if 0 < total <= MOST_ITERATIONS else self.iterations
                 continue
             if record.get("kind") == "phase":
                 self._phases[step] = str(record.get("message", ""))
@@ -150,9 +151,9 @@ class History:
         )
 
     def _note_speed(self, record: dict[str, Any], iteration: int) -> None:
-        told, t = record.get("iteration_s"), record.get("t")
-        if isinstance(told, (int, float)) and math.isfinite(told) and told > 0:
-            self._durations.append(float(told))
+        told, t = number(record.get("iteration_s")), record.get("t")
+        if told > 0:
+            self._durations.append(told)
         elif isinstance(t, (int, float)) and self._last_t is not None and iteration > self.iteration:
             # Clocks are set back now and then; an interval below zero says nothing.
             if (passed := (t - self._last_t) / (iteration - self.iteration)) > 0:
@@ -169,5 +170,7 @@ def _as_float(value: float) -> float:
 
 def number(value: object) -> float:
     """A finite number as it is; 0 for anything else."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if is_number else 0.0  # type: ignore[arg-type]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return 0.0
+    found = _as_float(value)
+    return found if math.isfinite(found) else 0.0

@@ -46,8 +46,11 @@ def age(seconds: float) -> str:
 
 
 def clock(moment: float, now: float) -> str:
-    """The local time of day of `moment`; with the date when it is not today."""
-    then, today = time.localtime(moment), time.localtime(now)
+    """The local time of day of `moment`; with the date when it is not today, and a dash beyond every calendar."""
+    try:
+        then, today = time.localtime(moment), time.localtime(now)
+    except (OverflowError, ValueError, OSError):
+        return "–"
     is_today = then[:3] == today[:3]
     return time.strftime("%H:%M" if is_today else "%d %b %H:%M", then)
 

@@ -380,6 +380,9 @@ async def test_garbage_in_the_run_directory_is_survived(make_monitor, fake):
             file.write(b"\xff\xfe\n" + b"".join(json.dumps(record).encode() + b"\n" for record in records))
             file.write(b'{"iteration": 130, "loss": NaN}\n')
         fake.event("progress", "x", step="train", done="many", total=None)
+        for total in (10**400, 1e300, -5):
+            fake.event("progress", "x", step="train", unit="iterations", done=1, total=total)
+        append_line(fake.run.metrics, {"iteration": 129, "loss": 2.0, "iteration_s": 10**400})
         append_line(fake.run.events, {"kind": 7, "message": ["\x1b[31m"], "t": "noon"})
         append_line(fake.run.metrics, {"iteration": 131, "loss": 1.7777})
         await until(pilot, lambda: "1.778" in app.screen.query_one("#chart").text)

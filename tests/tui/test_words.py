@@ -52,6 +52,7 @@ def test_iteration_times_change_their_unit_at_a_second():
 def test_the_time_of_day_has_a_date_on_other_days():
     assert words.clock(1_767_225_600 + 3600, 1_767_225_600) == "01:00"
     assert words.clock(1_767_225_600 + 90_000, 1_767_225_600) == "02 Jan 01:00"
+    assert words.clock(1e300, 1_767_225_600) == words.clock(float("inf"), 1_767_225_600) == "–"
 
 
 def test_texts_are_shortened_where_they_tell_least():
