@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from engine.monitor.record import as_float
 from engine.monitor.series import MOST_ITERATIONS, Series
 from engine.run.state import State, Status
 
@@ -74,7 +75,7 @@ class History:
                         gathered[name] = ([], [])
                     places, values = gathered[name]
                     places.append(iteration)
-                    values.append(value if type(value) is float else _as_float(value))
+                    values.append(value if type(value) is float else as_float(value))
             if "loss" in record or "iteration_s" in record:
                 self._note_speed(record, iteration)
                 self.iteration = iteration
@@ -161,16 +162,9 @@ class History:
         self._last_t = t if isinstance(t, (int, float)) else None
 
 
-def _as_float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # a whole number of hundreds of digits
-        return math.inf
-
-
 def number(value: object) -> float:
     """A finite number as it is; 0 for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return 0.0
-    found = _as_float(value)
+    found = as_float(value)
     return found if math.isfinite(found) else 0.0

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from engine.findings import Severity
+from engine.monitor.record import as_float
 from engine.settings import Settings
 
 
@@ -79,4 +80,4 @@ def facts_of(settings: Settings, *, checkpoint_gib: float = 0.0, memory_gib: flo
 def number(record: dict[str, Any], name: str) -> float | None:
     """A metric of a record; None when it is missing or no number."""
     value = record.get(name)
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    return as_float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

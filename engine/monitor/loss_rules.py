@@ -11,6 +11,7 @@ import math
 from engine.findings import Severity
 from engine.monitor.alert import Alert, Facts, number
 from engine.monitor.metrics import Record
+from engine.monitor.record import as_float
 from engine.monitor.statistics import Counter, Quarters, Window
 
 LEAST_SPREAD = 0.02
@@ -148,7 +149,7 @@ class LossSpike:
         return Alert(
             key=self.key,
             severity=Severity.WARNING,
-            message=f"the loss jumped to {record['loss']:.4g}",
+            message=f"the loss jumped to {as_float(record['loss']):.4g}",
             evidence=f"usual {math.exp(self._recent.median):.4g} (scatter {spread * 100:.0f} %)"
             + self._norm_words(norm),
             cause="a batch unlike the others, or a learning rate at the edge of what is stable",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 MAX_TIME = 1e11
@@ -22,3 +23,11 @@ def parse_record(line: bytes) -> dict[str, Any] | None:
     t = record.get("t", 0.0)
     is_time = isinstance(t, (int, float)) and abs(t) < MAX_TIME
     return record if is_time else None
+
+
+def as_float(value: float) -> float:
+    """A number of a record as a float; a whole number of hundreds of digits is infinity."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.copysign(math.inf, 1 if value > 0 else -1)

@@ -185,3 +185,11 @@ def test_a_clock_ahead_is_told_for_our_own_records_only():
     watch = AlertWatch(began=START)
     del record["step"]  # a log's local time, of a machine in another zone
     assert watch.feed(record, START) == []
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm", "iteration_s", "memory_gib", "learning_rate"])
+def test_a_whole_number_beyond_every_float_ends_no_watch(name):
+    watch, t = watch_of(100)
+    watch.feed({"t": t + 1, "step": "train", "iteration": 101, "loss": 2.0, name: 10**400}, t + 1)
+    watch.feed({"t": t + 2, "step": "train", "iteration": 102, "loss": 2.0, name: -(10**400)}, t + 2)
+    watch.tick(t + 3)
