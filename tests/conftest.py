@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,12 @@ SUITES = ("end_to_end", "finetune", "convert", "launch", "plan_megatron")
 """Each is one process's work, because its tests share a Megatron, a run or the ports of the machine; longest first."""
 ALONE = {"test_quickstart": "quickstart"}
 """Modules of a suite that share nothing with the rest of it."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """A shell's background job ignores interrupts, and so would every program that the tests start and interrupt."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

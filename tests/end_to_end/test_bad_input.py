@@ -24,7 +24,7 @@ EP2 = Layout(ep=2, dp=2)
             Layout(),
             1,
             "SettingsError",
-            "warmup_iterations: 8 is not less than the 8",
+            "training.warmup_iterations is 8; it must be less than the 8 iterations",
         ),
         ({"training.global_batch": 6}, EP2, 2, "SettingsError", "6 is no multiple of"),
         ({}, EP2, 1, "PlanError", "needs 2 ranks; 1 were started"),
