@@ -52,17 +52,16 @@ def redact(text: str) -> str:
 
 
 def _values(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The variables that hold secrets. The names of this process are looked at anew when their number changes."""
-    names = _own_names(len(environ)) if environ is os.environ else filter(is_secret_name, environ)
-    for name in names:
+    """The variables that hold secrets."""
+    for name in _secret_names(tuple(environ)):
         value = environ.get(name, "")
         if len(value) >= LEAST_LETTERS:
             yield name, value
 
 
-@lru_cache(1)
-def _own_names(count: int) -> tuple[str, ...]:
-    return tuple(filter(is_secret_name, os.environ))
+@lru_cache(8)
+def _secret_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(filter(is_secret_name, names))
 
 
 def refuse(text: str, where: str) -> None:

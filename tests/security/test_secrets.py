@@ -213,6 +213,9 @@ def test_a_secret_that_came_later_is_known(monkeypatch: pytest.MonkeyPatch) -> N
     assert secrets.redact("it is swordfish-1") == "it is swordfish-1"
     monkeypatch.setenv("LATER_PASSWORD", "swordfish-1")
     assert secrets.redact("it is swordfish-1") == "it is [$LATER_PASSWORD]"
+    monkeypatch.delenv("LATER_PASSWORD")
+    monkeypatch.setenv("OTHER_PASSWORD", "swordfish-1")  # as many variables as before
+    assert secrets.redact("it is swordfish-1") == "it is [$OTHER_PASSWORD]"
     assert secrets.redact("hf_" + "a" * 34) == "[a Hugging Face token]"
 
 
