@@ -68,11 +68,11 @@ def main(rounds: int) -> None:
         # An installation ships byte-code; here it is written even where that is switched off.
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["PYTHONPYCACHEPREFIX"] = f"{home}/pycache"
-        for code, marker in ((BARE, b"first frame"), (OURS, b"Start from a preset")):
+        for code, marker in ((BARE, b"first frame"), (OURS, b"Start")):
             first_frame_s(code, marker, home)  # byte-code and page cache
         for _ in range(rounds):
             bare.append(first_frame_s(BARE, b"first frame", home))
-            ours.append(first_frame_s(OURS, b"Start from a preset", home))
+            ours.append(first_frame_s(OURS, b"Start", home))
             shown_help.append(help_s())
     base = statistics.median(bare)
     print(f"{'median of ' + str(rounds):<28}{'ms':>8}{'ratio':>8}{'beyond bare':>14}")
