@@ -10,9 +10,8 @@ from engine.plan import memory
 from engine.plan.cluster import Cluster, named
 from engine.plan.job import Job
 from engine.plan.layout import Layout
-from engine.plan.search import Candidate, Space, choose, search
+from engine.plan.search import Candidate, Space, choose, is_possible, search
 
-_SMALLEST = Space(micro_batches=(1,), recomputes=(frozenset({"full"}),), gradient_precisions=("bf16",))
 _FAMILIES = ("H100", "H200", "B300")
 """GPUs that people can rent by the node, by memory."""
 _SIZES = ((1, 1), (2, 1), (4, 1), (8, 1), (8, 2), (8, 4), (8, 8), (8, 16))
@@ -73,8 +72,15 @@ def needed(job: Job, cluster: Cluster) -> str:
 def fits(job: Job, cluster: Cluster) -> bool:
     """True when some layout is SAFE with everything recomputed and bf16 gradients."""
     # The batch is no obstacle here: any multiple of the ranks can be chosen.
-    relaxed = replace(job, micro_batch=1, global_batch=4 * cluster.world_size)
-    return any(one.verdict == memory.SAFE for one in search(relaxed, cluster, _SMALLEST))
+    relaxed = replace(
+        job,
+        micro_batch=1,
+        global_batch=4 * cluster.world_size,
+        recompute=frozenset({"full"}),
+        gradient_precision="bf16",
+        precision="bf16",
+    )
+    return is_possible(relaxed, cluster)
 
 
 def _more_nodes(cluster: Cluster) -> Iterator[Cluster]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,11 +11,13 @@ import pytest
 from engine import presets
 from engine.errors import PlanError
 from engine.machine import Gpu, Machine
-from engine.models import TUTORIAL_TOY
+from engine.models import TUTORIAL_TOY, find
 from engine.plan import calibration, memory
 from engine.plan.cluster import Cluster, named, of_machine
+from engine.plan.job import from_training
 from engine.plan.plan import Plan
 from engine.plan.planner import make_plan
+from engine.plan.search import Space, is_possible, search
 from engine.settings import Settings
 
 NVML_NAMES = {"H100": "NVIDIA H100 80GB HBM3", "H200": "NVIDIA H200", "GB300": "NVIDIA GB300"}
@@ -224,3 +227,25 @@ def test_there_is_a_preset_for_every_usual_machine() -> None:
         "120b-sft-32xh100",
         "tutorial",
     }
+
+
+@pytest.mark.parametrize("goal", ["continue", "lora"])
+@pytest.mark.parametrize("model", ["gpt-oss-20b", "gpt-oss-120b"])
+def test_the_short_way_to_whether_a_job_is_possible_agrees_with_the_search(model: str, goal: str) -> None:
+    settings = Settings().with_values({"model.name": model, "training.goal": goal})
+    for family, gpus, nodes in [("H100", 1, 1), ("H100", 8, 1), ("H200", 8, 1), ("H100", 8, 4), ("B300", 8, 2)]:
+        cluster = named(family, gpus, nodes)
+        job = replace(
+            from_training(settings.training, find(settings), settings.finetune.lora_rank),
+            global_batch=4 * cluster.world_size,
+            gradient_precision="bf16",
+            recompute=frozenset({"full"}),
+        )
+        space = Space(
+            micro_batches=(job.micro_batch,),
+            recomputes=(job.recompute,),
+            gradient_precisions=("bf16",),
+            precisions=(job.precision,),
+        )
+        found = any(one.verdict == memory.SAFE for one in search(job, cluster, space))
+        assert is_possible(job, cluster) is found, cluster
