@@ -1,7 +1,7 @@
 """The same picture for less work: nothing is rendered that does not show.
 
-Textual 8.2 renders every widget in the rectangle round all changes, also where others lie in front of it
-(`_render_chops` in _compositor.py).
+Textual 8.2 renders every widget in the rectangle round all changes, also where nothing changed or others lie in
+front of it (`render_partial_update` and `_render_chops` in _compositor.py).
 """
 
 from __future__ import annotations
@@ -10,25 +10,42 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import cast
 
-from textual._compositor import Compositor
+from textual._compositor import ChopsUpdate, Compositor
 from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
 
 class FrugalCompositor(Compositor):
-    """Textual's compositor, which renders of each widget the rows that show."""
+    """Textual's compositor, which renders of each widget the rows that show where something changed."""
+
+    def render_partial_update(self) -> ChopsUpdate | None:
+        # Textual renders the whole rectangle round all changes: a rail at the left and a figure at the right are
+        # that of nearly every widget.
+        regions = self._dirty_regions.copy()
+        self._dirty_regions.clear()
+        if not regions:
+            return None
+        height = self.size.height
+        spans = [span for span in self._regions_to_spans(regions) if 0 <= span[0] < height]
+        bare: dict[int, set[int]] = {}
+        for y, left, right in spans:
+            bare.setdefault(y, set()).update(self._pieces(y, left, right))
+        return ChopsUpdate(self._chops(bare), spans, [cuts[1:] for cuts in self.cuts])
 
     def _render_chops(self, crop: Region, is_rendered_line: Callable[[int], bool]) -> Sequence[Mapping[int, Strip]]:
-        left, right = crop.column_span
+        return self._chops({y: set(self._pieces(y, *crop.column_span)) for y in crop.line_range if is_rendered_line(y)})
+
+    def _pieces(self, y: int, left: int, right: int) -> Iterator[int]:
+        """The pieces of a row that lie between two columns, by their left ends."""
+        return (x for x, end in pairwise(self.cuts[y]) if x < right and end > left)
+
+    def _chops(self, bare: dict[int, set[int]]) -> Sequence[Mapping[int, Strip]]:
+        """Pieces of each row by their left ends; `bare` are those that are wanted, and empty afterwards."""
         chops: list[dict[int, Strip | None]] = [dict.fromkeys(cuts[:-1]) for cuts in self.cuts]
-        # The pieces of each wanted row, by their left ends, that no widget has filled yet.
-        bare = {
-            y: {x for x, end in pairwise(self.cuts[y]) if x < right and end > left}
-            for y in crop.line_range
-            if is_rendered_line(y)
-        }
         for widget, (region, clip) in self.visible_widgets.items():  # front to back
+            if not bare:
+                break
             seen = region.intersection(clip)
             rows = [y for y in seen.line_range if y in bare and any(seen.x <= x < seen.right for x in bare[y])]
             for y, strip in zip(rows, _rendered(widget, region, seen, rows), strict=True):
@@ -37,6 +54,8 @@ class FrugalCompositor(Compositor):
                     if x in bare[y]:
                         chops[y][x] = piece
                         bare[y].remove(x)
+                if not bare[y]:
+                    del bare[y]
         return cast("Sequence[Mapping[int, Strip]]", chops)
 
 

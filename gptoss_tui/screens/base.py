@@ -12,6 +12,7 @@ from textual.dom import DOMNode
 from textual.keys import key_to_character
 from textual.reactive import Reactive
 from textual.screen import Screen
+from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Static
 
@@ -30,6 +31,9 @@ _TOO_SMALL = (
     "Enlarge it, make its letters smaller, or press q to leave: runs go on. "
     "gptoss new --plain and --headless need no room."
 )
+
+
+_FRAME_S = 1 / 125
 
 
 class TooSmall(Static):
@@ -55,6 +59,14 @@ class Steady(Screen[Any]):
     def __init__(self) -> None:
         super().__init__()
         self._compositor = FrugalCompositor()
+        self._frames: Timer | None = None
+
+    @property
+    def _update_timer(self) -> Timer:
+        # Textual's own lets 17 ms pass between two pictures; what a key changes comes in two or three of them.
+        if self._frames is None:
+            self._frames = self.set_interval(_FRAME_S, self._on_timer_update, name="frames", pause=True)
+        return self._frames
 
     @property
     def _binding_chain(self) -> list[tuple[DOMNode, BindingsMap]]:

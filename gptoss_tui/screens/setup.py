@@ -70,6 +70,7 @@ class SetupScreen(Reviewing):
         self._station = STATIONS[0].key
         self._seen = {self._station}
         self._offered = (False, False)
+        self._shows_advanced = False
         # Kept here and not looked up: every key press needs them.
         self._panes: dict[str, Form | Review] = {}
         self._rail = Choices(id="rail")
@@ -184,7 +185,7 @@ class SetupScreen(Reviewing):
             self.draft,
             self.basis,
             next_title=following.title,
-            shows_advanced=self.has_class("-show-advanced"),
+            shows_advanced=self._shows_advanced,
         )
 
     @property
@@ -253,7 +254,7 @@ class SetupScreen(Reviewing):
         station = next(station for station in STATIONS if OPTIONS[key].table in station.tables)
         if station.key != self._station:
             self._go_to(station.key)
-        if OPTIONS[key].advanced and not self.has_class("-show-advanced"):
+        if OPTIONS[key].advanced and not self._shows_advanced:
             self.action_advanced()
         for form in self._forms:
             form.refill()
@@ -279,10 +280,9 @@ class SetupScreen(Reviewing):
             self.refresh_bindings()
 
     def action_advanced(self) -> None:
-        self.toggle_class("-show-advanced")
-        if self.has_class("-show-advanced"):
-            for form in self._forms:
-                form.show_advanced()
+        self._shows_advanced = not self._shows_advanced
+        for form in self._forms:
+            form.show_advanced(self._shows_advanced)
 
     def action_token(self) -> None:
         text = (

@@ -11,6 +11,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.geometry import Region, Size
+from textual.reactive import Reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -80,6 +81,9 @@ class Canvas(Widget):
     # No component classes: Textual makes a node of the DOM for each of them in every widget,
     # and a form of twenty fields would need a second to open.
     ALLOW_SELECT = False
+
+    # A canvas of another size asks for no second layout, as Textual's widgets do.
+    virtual_size: Reactive[Size] = Reactive(Size(0, 0), repaint=False)
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)

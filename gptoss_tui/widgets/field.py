@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
-from textual.containers import Horizontal, Vertical
+from textual.geometry import NULL_OFFSET, NULL_SPACING, Region, Size
+from textual.layout import ArrangeResult, Layout, WidgetPlacement
 from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Input
@@ -12,13 +13,35 @@ from textual.widgets import Input
 from engine.options import Option, Problem
 from gptoss_tui.draft import LONGEST_TEXT
 from gptoss_tui.widgets.alternatives import Alternatives
-from gptoss_tui.widgets.canvas import Canvas
+from gptoss_tui.widgets.canvas import Canvas, Row, fill
 from gptoss_tui.widgets.line_input import LineInput
-from gptoss_tui.widgets.note import Note
+from gptoss_tui.widgets.note import rows_of
+
+LABEL_CELLS, UNIT_CELLS = 23, 12
+_MARGIN = "  "
 
 
-class Field(Vertical):
-    """Posts `Changed` for every edit and `Accepted` when Enter asks for the next field."""
+class _InTheRow(Layout):
+    """The control in the first row, between the label and the unit that its field paints."""
+
+    name = "in-the-row"
+
+    def arrange(self, parent: Widget, children: list[Widget], size: Size, greedy: bool = True) -> ArrangeResult:
+        assert isinstance(parent, Field)
+        cells = max(0, size.width - LABEL_CELLS - (UNIT_CELLS if parent.unit else 0))
+        region = Region(LABEL_CELLS, 0, cells, 1)
+        return [WidgetPlacement(region, NULL_OFFSET, NULL_SPACING, child) for child in children]
+
+
+_IN_THE_ROW = _InTheRow()
+
+
+class Field(Canvas):
+    """Posts `Changed` for every edit and `Accepted` when Enter asks for the next field.
+
+    It paints all but its control itself, and is as high as it says: a form of widgets in widgets, each measured for
+    every new layout, was too slow to type in.
+    """
 
     class Changed(Message):
         """Something was typed or chosen."""
@@ -36,26 +59,20 @@ class Field(Vertical):
             self.field = field
 
     def __init__(self, option: Option, text: str, problem: Problem | None = None) -> None:
-        super().__init__(classes="-advanced" if option.advanced else "")
+        super().__init__()
         self.option = option
+        self.problem = problem
+        """What is wrong with the text, as it is told below it."""
         self._text = text
-        self._problem = problem
-        self._label = Canvas(classes="field-label")
-        self._unit = Canvas(classes="field-unit")
-        self._note = Note()
         self.control = self._make_control()
+        self.unit = f" {option.unit}" if option.unit and isinstance(self.control, Input) else ""
+
+    @property
+    def layout(self) -> Layout:
+        return _IN_THE_ROW
 
     def compose(self) -> ComposeResult:
-        with Horizontal():
-            yield self._label
-            yield self.control
-            if isinstance(self.control, Input) and self.option.unit:
-                yield self._unit
-        yield self._note
-
-    def on_mount(self) -> None:
-        self._unit.paint([((f" {self.option.unit}", "muted"),)])
-        self.show_problem(self._problem)
+        yield self.control
 
     def show_text(self, text: str) -> None:
         """Put `text` into the control without telling anybody: it came from the draft."""
@@ -65,14 +82,34 @@ class Field(Vertical):
 
     def show_problem(self, problem: Problem | None) -> None:
         """Say what is wrong, or that nothing is."""
-        self._problem = problem
-        self.set_class(problem is not None, "-wrong")
-        name = self.option.name.replace("_", " ")
-        mark, style = ("✗ ", "bad") if problem is not None else ("  ", "text")
-        self._label.paint([((mark, "bad"), (name, style))])
-        if problem is not None:
-            hint = f": {problem.hint}" if problem.hint else ""
-            self._note.show_parts([(f"{problem.message}{hint}", "bad")])
+        if problem != self.problem:
+            self.problem = problem
+            self.redraw()
+
+    def redraw(self) -> None:
+        if width := self.content_size.width:
+            rows = [self._named(width), *self._told(width)]
+            self.paint(rows)
+            self.styles.height = len(rows)
+
+    def _named(self, width: int) -> Row:
+        mark, style = (_MARGIN, "text") if self.problem is None else ("✗ ", "bad")
+        if self.has_focus_within:
+            style = "strong" if style == "text" else style
+        unit: Row = ((f"{self.unit:<{UNIT_CELLS}}", "muted"),) if self.unit else ()
+        return fill(((mark, "bad"), (self.option.name.replace("_", " "), style)), unit, width)
+
+    def _told(self, width: int) -> list[Row]:
+        if self.problem is None:
+            return []
+        hint = f": {self.problem.hint}" if self.problem.hint else ""
+        rows = rows_of(f"{self.problem.message}{hint}", "bad", width - len(_MARGIN))
+        return [((_MARGIN, ""), *row) for row in rows]
+
+    @on(events.DescendantFocus)
+    @on(events.DescendantBlur)
+    def focus_moved(self) -> None:
+        self.redraw()
 
     @on(Input.Changed)
     def typed(self, event: Input.Changed) -> None:

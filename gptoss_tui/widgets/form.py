@@ -6,7 +6,9 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import VerticalScroll
+from textual.geometry import Size
 from textual.message import Message
+from textual.reactive import Reactive
 from textual.widget import Widget
 from textual.widgets import Button, Static
 
@@ -30,6 +32,9 @@ class Form(VerticalScroll, can_focus=False):
         Binding("down,j", "walk(1)", "Field below", show=False, priority=True, id="form.down"),
     ]
 
+    # Fields that grow ask for one layout; Textual's own makes a second one of it. A scroll bar still brings one.
+    virtual_size: Reactive[Size] = Reactive(Size(0, 0), repaint=False)
+
     class Left(Message):
         """The person walked out of the form: -1 at its beginning, 1 at its end."""
 
@@ -51,10 +56,11 @@ class Form(VerticalScroll, can_focus=False):
 
     def compose(self) -> ComposeResult:
         yield Static(self.station.intro, classes="intro", markup=False)
+        is_open = self._open
         for option in self.station.options:
             # Advanced fields are made when they are first asked for, or need the person.
-            if self._is_wanted(option):
-                yield self._make_field(option)
+            if not option.advanced or self._shows_advanced or option.key in is_open:
+                yield self._make_field(option, is_open)
             if option.key == "training.iterations":
                 yield LengthField()
         if panel := PANELS.get(self.station.key):
@@ -71,38 +77,42 @@ class Form(VerticalScroll, can_focus=False):
         # A query would match selectors at every key press.
         return [child for child in self.children if isinstance(child, Field)]
 
-    def show_advanced(self) -> None:
-        """Make the fields that are still missing; a class of the screen shows and hides them."""
-        self._shows_advanced = True
-        self._make_wanted()
+    def show_advanced(self, is_wanted: bool) -> None:
+        """Show or hide the fields that few need."""
+        self._shows_advanced = is_wanted
+        self.show_what_matters()
 
-    def _is_wanted(self, option: Option) -> bool:
-        is_open = option.key in self._draft.problems or option.key in answers.missing(self._draft.settings)
-        return not option.advanced or self._shows_advanced or is_open
+    @property
+    def _open(self) -> set[str]:
+        """Options that need the person: they are in view whatever else is hidden."""
+        return {*self._draft.problems, *answers.missing(self._draft.settings)}
 
-    def _make_wanted(self) -> None:
+    def _make_wanted(self, is_open: set[str]) -> None:
         made = {field.option.key: field for field in self._all_fields}
+        if not (self._shows_advanced or is_open) or len(made) == len(self.station.options):
+            return
         before: Widget = self.query_one(".intro")
         for option in self.station.options:
             field = made.get(option.key)
-            if field is None and self._is_wanted(option):
-                field = self._make_field(option)
+            if field is None and (self._shows_advanced or option.key in is_open):
+                field = self._make_field(option, is_open)
                 self.mount(field, after=before)
             if field is not None:
                 before = field
             if option.key == "training.iterations":
                 before = self.query_one(LengthField)
 
-    def _make_field(self, option: Option) -> Field:
+    def _make_field(self, option: Option, is_open: set[str]) -> Field:
         field = Field(option, self._draft.text(option.key), self._draft.problems.get(option.key))
-        self._judge(field)
+        self._judge(field, is_open)
         return field
 
-    def _judge(self, field: Field) -> None:
+    def _judge(self, field: Field, is_open: set[str]) -> None:
         """Hide a field that changes nothing under the other answers; show one that is still to be answered."""
-        key, settings = field.option.key, self._draft.settings
-        field.set_class(not answers.matters(key, settings), "-idle")
-        field.set_class(key in answers.missing(settings), "-needed")
+        # Not by classes: Textual would match every rule of the stylesheets again.
+        option = field.option
+        is_offered = not option.advanced or self._shows_advanced
+        field.display = option.key in is_open or (is_offered and answers.matters(option.key, self._draft.settings))
 
     def look(self, basis: Basis, *, again: bool = False) -> None:
         """Look up what the station tells beside its fields."""
@@ -115,10 +125,11 @@ class Form(VerticalScroll, can_focus=False):
 
     def show_what_matters(self) -> None:
         """Hide the fields that change nothing under the other answers, and show those that are needed now."""
+        is_open = self._open
         if self._has_fields:
-            self._make_wanted()
+            self._make_wanted(is_open)
         for field in self._all_fields:
-            self._judge(field)
+            self._judge(field, is_open)
 
     def on_mount(self) -> None:
         self._has_fields = True

@@ -13,7 +13,7 @@ class LineInput(Input):
     """Textual's input without borders and without blinking."""
 
     # A longer text changes no layout: Textual would place every widget of the screen anew at each letter.
-    virtual_size: Reactive[Size] = Reactive(Size(0, 0))
+    virtual_size: Reactive[Size] = Reactive(Size(0, 0), repaint=False)
 
     class Refused(Message):
         """A text was pasted that no field of one line can hold; it was left out."""

@@ -28,16 +28,14 @@ class Note(Canvas):
 
     def redraw(self) -> None:
         if width := self.content_size.width:
-            rows = self._wrapped(width)
+            rows = [row for text, style in self._parts for row in rows_of(text, style, width)]
             self.paint(rows)
             self.fit_height(len(rows))
 
-    def _wrapped(self, width: int) -> list[Row]:
-        rows: list[Row] = []
-        for text, style in self._parts:
-            for paragraph in text.split("\n"):
-                rows += [((line, style),) for line in wrap(readable(paragraph), width)]
-        return rows
+
+def rows_of(text: str, style: str, width: int) -> list[Row]:
+    """The paragraphs of a text that may come from anywhere, wrapped."""
+    return [((line, style),) for paragraph in text.split("\n") for line in wrap(readable(paragraph), width)]
 
 
 _HEAD = re.compile(r" *(?:\d+\. \S+ +|[✗!·→] +)?")

@@ -467,8 +467,8 @@ async def test_every_field_tells_bad_input_beside_itself_and_the_draft_survives(
             fields = [field for field in screen._form(station.key).query(Field) if field.option in TYPED]
             for field in fields:
                 field.post_message(Field.Changed(field, bad_texts(field.option)[0]))
-            await until(pilot, lambda f=fields: all("is not allowed" in " ".join(one._note.text.split()) for one in f))
-            assert all(field.display and field.has_class("-wrong") for field in fields)
+            await until(pilot, lambda f=fields: all("is not allowed" in " ".join(one.text.split()) for one in f))
+            assert all(field.display and field.problem is not None for field in fields)
             await until(pilot, lambda title=station.title: f"✗ {title}" in screen.query_one("#rail").text)
         again = Draft.load()
         assert again is not None
@@ -511,10 +511,10 @@ async def test_a_paste_of_ten_megabytes_is_left_out_and_said_so(make_setup):
         await focus_option(pilot, app, "model.path")
         field = field_of(app.focused)
         app.focused.post_message(events.Paste("x" * 10_000_000))
-        await until(pilot, lambda: "10,000,000 characters and was left out" in " ".join(field._note.text.split()))
+        await until(pilot, lambda: "10,000,000 characters and was left out" in " ".join(field.text.split()))
         assert app.screen.draft.settings.model.path == ""
         await pilot.press("y")
-        await until(pilot, lambda: app.screen.draft.settings.model.path == "y" and not field.has_class("-wrong"))
+        await until(pilot, lambda: app.screen.draft.settings.model.path == "y" and field.problem is None)
 
 
 async def test_of_a_paste_with_several_lines_nothing_is_taken_and_a_last_line_break_does_not_count(make_setup):
@@ -523,11 +523,11 @@ async def test_of_a_paste_with_several_lines_nothing_is_taken_and_a_last_line_br
         await focus_option(pilot, app, "model.path")
         field = field_of(app.focused)
         app.focused.post_message(events.Paste("/first\n/second\r\n/third\n"))
-        await until(pilot, lambda: "3 lines and was left out" in " ".join(field._note.text.split()))
+        await until(pilot, lambda: "3 lines and was left out" in " ".join(field.text.split()))
         assert field.control.value == "" and app.screen.draft.settings.model.path == ""
         app.focused.post_message(events.Paste("\n/a b/'c'\n"))
         await until(pilot, lambda: app.screen.draft.settings.model.path == "/a b/'c'")
-        assert not field.has_class("-wrong")
+        assert field.problem is None
 
 
 def test_the_file_of_the_draft_is_a_directory(monkeypatch, tmp_path):

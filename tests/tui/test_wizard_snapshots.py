@@ -46,6 +46,7 @@ def test_station(snap, make_setup, station, size):
 @pytest.mark.parametrize("name", ["cockpit-light", "cockpit-colour-blind", theme.MONOCHROME])
 def test_theme(snap, make_setup, name):
     async def act(pilot):
+        await planned(pilot)
         pilot.app.theme = name
         pilot.app.screen.draft.set("training.iterations", "many")
         pilot.app.screen._after_edit()
