@@ -12,7 +12,7 @@ from textual.containers import Horizontal, Vertical
 from textual.widget import Widget
 from textual.widgets import Input
 
-from engine.options import text_of
+from engine.options import Value, text_of
 from engine.plan.plan import Plan
 from engine.settings import OPTIONS, Settings
 from gptoss_tui import draft as drafts
@@ -20,8 +20,10 @@ from gptoss_tui import marks, unfinished
 from gptoss_tui.bridge import Answer, Failure, attempt
 from gptoss_tui.draft import Draft
 from gptoss_tui.screens.asking import AskScreen
+from gptoss_tui.screens.choose import ChooseScreen, room_for_items
 from gptoss_tui.screens.reviewing import Reviewing
 from gptoss_tui.stations import BY_KEY, STATIONS
+from gptoss_tui.widgets.canvas import cut
 from gptoss_tui.widgets.choices import Choices, Item
 from gptoss_tui.widgets.consequence import Consequence
 from gptoss_tui.widgets.field import Field, field_of
@@ -48,6 +50,7 @@ class SetupScreen(Reviewing):
         Binding("pageup", "station(-1)", "Station before", show=False, priority=True, id="setup.previous-station"),
         Binding("f3", "advanced", "Advanced", id="setup.advanced"),
         Binding("f4", "token", "Hugging Face token", show=False, id="setup.token"),
+        Binding("f5", "layouts", "Other layouts", id="setup.layouts"),
         Binding("ctrl+z,u", "undo", "Undo", id="setup.undo"),
         Binding("ctrl+y", "redo", "Redo", show=False, id="setup.redo"),
         Binding("f8", "review", "Review", id="setup.review"),
@@ -71,6 +74,8 @@ class SetupScreen(Reviewing):
         self._seen = {self._station}
         self._offered = (False, False)
         self._shows_advanced = False
+        self._other_layouts: dict[str, dict[str, Value]] = {}
+        """The settings of each, by what it would change; empty until they were looked for."""
         # Kept here and not looked up: every key press needs them.
         self._panes: dict[str, Form | Review] = {}
         self._rail = Choices(id="rail")
@@ -226,6 +231,8 @@ class SetupScreen(Reviewing):
             return 0 <= places.index(self._station) + direction < len(places)
         if action == "advanced":
             return any(option.advanced for option in BY_KEY[self._station].options)
+        if action == "layouts":
+            return self._station == "layout" and bool(self._other_layouts)
         if action == "review":
             return self._station != "review"
         if action == "undo":
@@ -319,6 +326,7 @@ class SetupScreen(Reviewing):
             self.take_review_answer(answer)
 
     def planned(self) -> None:
+        self._other_layouts = {}
         self._consequence.show(self.draft.settings, self.outcome, self.points)
         self._look()
         self.checked()
@@ -330,7 +338,21 @@ class SetupScreen(Reviewing):
             self.show_review()
 
     def alternatives_found(self, plan: Plan) -> None:
+        self._other_layouts = {other["why"]: other["settings"] for other in plan.estimate.get("alternatives") or ()}
         self._consequence.show_alternatives(plan)
+        self.refresh_bindings()
+
+    def action_layouts(self) -> None:
+        """Take one of the layouts that the panel names."""
+        room = room_for_items(self.app.size.width)
+        items = [Item(told, cut(((told, "text"),), room)) for told in self._other_layouts]
+        question = "Which layout? It is set by hand then; u takes it back."
+        self.app.push_screen(ChooseScreen(question, items, items[0].key), self._take_layout)
+
+    def _take_layout(self, told: str | None) -> None:
+        if told is not None:
+            self.draft.set_all({key: text_of(value) for key, value in self._other_layouts[told].items()})
+            self.settings_taken()
 
     # --- the facts below the fields ---------------------------------------------------
 

@@ -22,11 +22,13 @@ from gptoss_tui.bridge import Services
 from gptoss_tui.draft import Draft
 from gptoss_tui.model_panel import ModelFacts
 from gptoss_tui.screens.asking import AskScreen
+from gptoss_tui.screens.choose import ChooseScreen
 from gptoss_tui.screens.confirm import ConfirmScreen
 from gptoss_tui.screens.presets import PresetsScreen
 from gptoss_tui.screens.setup import SetupScreen
 from gptoss_tui.stations import STATIONS
 from gptoss_tui.widgets.alternatives import Alternatives
+from gptoss_tui.widgets.choices import Choices
 from gptoss_tui.widgets.field import Field, field_of
 from gptoss_tui.widgets.length_field import LengthField
 from gptoss_tui.widgets.station_panel import StationPanel
@@ -225,6 +227,28 @@ async def test_training_only_what_matters_is_asked_for(make_setup):
         for goal, expected in zip(GOALS, ({"finetune.learn"}, {"finetune.learn", "finetune.lora_rank"}), strict=True):
             await choose(pilot, app, goal)
             await until(pilot, lambda expected=expected: expected <= asked())
+
+
+async def test_another_layout_is_taken_with_a_key_and_taken_back(make_setup, services):
+    services.plan = Services().plan  # the real one: the double's knows no other layouts
+    app = make_setup()
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen = app.screen
+        assert screen.check_action("layouts", ()) is False
+        await open_station(pilot, app, "layout")
+        before = screen.draft.settings
+        await until(pilot, lambda: screen.check_action("layouts", ()))
+        assert "Other layouts" in {command.title for command in app.get_system_commands(screen)}
+        await pilot.press("f5")
+        await until(pilot, lambda: isinstance(app.screen, ChooseScreen))
+        told = app.screen.query_one(Choices).items[1].key
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: screen.draft.settings.layout.mode == "manual")
+        layout = screen.draft.settings.layout
+        assert f"TP{layout.tp} PP{layout.pp}" in told
+        await until(pilot, lambda: screen.outcome is not None and screen.outcome.layout.pp == layout.pp)
+        await pilot.press("ctrl+z")
+        assert screen.draft.settings == before
 
 
 async def test_layout_by_hand(make_setup):
