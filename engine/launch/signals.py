@@ -11,7 +11,8 @@ NAME = "signal.sh"
 
 SCRIPT = r"""#!/usr/bin/env bash
 # Usage: signal.sh stop|kill|stacks
-# stop: ask the ranks of this attempt on this node to save a checkpoint and to leave.
+# stop: ask the ranks of this attempt on this node to save a checkpoint and to leave. Asked again when they have left,
+#   it does nothing: torchrun, ended by a signal, would let srun end the nodes whose ranks still save.
 # kill: end every process of this attempt on this node.
 # stacks: let the ranks of this attempt on this node write where they are to rank-K.stacks.
 set -uo pipefail
@@ -19,6 +20,7 @@ attempt="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
 
 has() { grep -zqs -e "$2" "/proc/$1/environ"; }
 belongs() { grep -zqsxF -e "GPTOSS_ATTEMPT=$attempt" "/proc/$1/environ"; }
+some_have_left() { cat -- "$attempt"/rank-*.json 2>/dev/null | grep -qs '"outcome": *"\(stopped\|finished\|failed\)"'; }
 parent_of() { sed -n 's/^PPid:[[:space:]]*//p' "/proc/$1/status" 2>/dev/null || true; }
 
 all=() ranks=() roots=()
@@ -35,6 +37,7 @@ done
 case "${1:-}" in
   stop)
     if [ "${#ranks[@]}" -gt 0 ]; then targets=("${ranks[@]}"); else targets=("${roots[@]}"); fi
+    if [ "${#ranks[@]}" -eq 0 ] && some_have_left; then exit 0; fi
     signal=TERM ;;
   kill) targets=("${all[@]}") signal=KILL ;;
   stacks) targets=("${ranks[@]}") signal=USR1 ;;

@@ -134,7 +134,7 @@ running=""
 # Runs beside the step on every node and signals the ranks there; fails where one of them has none.
 signal_ranks() { srun --overlap --nodes="$nodes" --ntasks-per-node=1 bash "$attempt"/signal.sh "$1"; }
 ask() {
-  asked="$1"
+  [ "$asked" = stop ] || asked="$1" # the limit may come while they save: who was stopped is not put back
   # Ranks that are only being started cannot be reached yet.
   until [ -z "$running" ] || signal_ranks stop || ! kill -0 "$running" 2>/dev/null; do sleep 1; done
 }

@@ -7,6 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -187,35 +190,93 @@ until [ -e "$RUN_DIR/go" ]; do sleep 0.05; done # a node takes its time
 exec "$@"
 """
 RANK = "import time; time.sleep(600)"
+SAVING = """
+import pathlib, signal, time
+def save(*_): pathlib.Path("saving").touch()
+signal.signal(signal.SIGTERM, save)
+pathlib.Path("trains").touch()
+while not pathlib.Path("saved").exists(): time.sleep(0.05)
+"""
 
 
-def test_a_signal_that_comes_while_the_step_starts_reaches_its_ranks(tmp_path):
-    request = request_of(values=SLURM, run=tmp_path, runtime="")
+@contextmanager
+def batch_job(run: Path, rank: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The batch script at work in `run`, with `rank` as its Python rank; `scontrol` notes what it is asked."""
+    request = request_of(values=SLURM, run=run, runtime="")
     request.attempt.mkdir(parents=True)
-    (tmp_path / "settings.toml").touch()
+    (run / "settings.toml").touch()
     script = request.attempt / slurm.JOB_SCRIPT
     script.write_text(slurm.job_script([request], script))
     (request.attempt / signals.NAME).write_text(signals.SCRIPT)
-    node = f"export GPTOSS_ATTEMPT={request.attempt} LOCAL_RANK=0\nexec {sys.executable} -c '{RANK}'\n"
+    (request.attempt / "rank.py").write_text(rank)
+    start = f"exec {sys.executable} attempts/03-train/rank.py"
+    node = f"export GPTOSS_ATTEMPT={request.attempt} LOCAL_RANK=0\ncd {run}\n{start}\n"
     (request.attempt / slurm.NODE_SCRIPT).write_text(node)
-    programs = tmp_path / "bin"
+    programs = run / "bin"
     programs.mkdir()
-    for name, text in (("srun", FAKE_SRUN), ("scontrol", "#!/bin/bash\necho NodeAddr=127.0.0.1\n")):
+    scontrol = '#!/bin/bash\necho "$*" >>"$RUN_DIR/scontrol"\necho NodeAddr=127.0.0.1\n'
+    for name, text in (("srun", FAKE_SRUN), ("scontrol", scontrol)):
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
-    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "RUN_DIR": str(tmp_path),
-                   "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "SLURM_SUBMIT_DIR": str(tmp_path)}  # fmt: skip
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "RUN_DIR": str(run),
+                   "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "SLURM_SUBMIT_DIR": str(run)}  # fmt: skip
     job = subprocess.Popen(["bash", str(script)], env=environment)
     try:
+        yield job
+    finally:
+        subprocess.run(["bash", str(request.attempt / signals.NAME), "kill"], capture_output=True)
+        job.kill()
+        job.wait()
+
+
+def test_a_signal_that_comes_while_the_step_starts_reaches_its_ranks(tmp_path):
+    with batch_job(tmp_path, RANK) as job:
         until((tmp_path / "starting").exists)
         job.send_signal(signal.SIGUSR1)
         until(lambda: (tmp_path / "asked").exists() and "asked: 1" in (tmp_path / "asked").read_text())
         (tmp_path / "go").touch()
         assert job.wait(LIMIT_S) == 0  # else it would train on for ever
+
+
+@pytest.mark.parametrize(("then", "is_put_back"), [([signal.SIGTERM], False), ([], True)])
+def test_who_was_stopped_is_not_put_back_when_the_limit_comes_while_it_saves(tmp_path, then, is_put_back):
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    (tmp_path / "go").touch()
+    with batch_job(tmp_path, SAVING) as job:
+        until((tmp_path / "trains").exists)
+        for number, asked in enumerate([*then, signal.SIGUSR1], start=1):
+            job.send_signal(asked)
+            until(lambda number=number: (tmp_path / "asked").exists()
+                  and (tmp_path / "asked").read_text().count("asked: 0") == number)  # fmt: skip
+        until((tmp_path / "saving").exists)
+        (checkpoints / "latest_checkpointed_iteration.txt").write_text("5")
+        (tmp_path / "saved").touch()
+        assert job.wait(LIMIT_S) == 0
+    assert ("requeue 7" in (tmp_path / "scontrol").read_text()) is is_put_back
+
+
+@pytest.mark.parametrize("report", ["", '{"outcome": "running"}', '{"outcome": "stopped"}'])
+def test_a_second_stop_leaves_a_node_alone_whose_ranks_have_left(tmp_path, report):
+    """Its torchrun waits for the other nodes; ended by a signal, it would let srun end those that still save."""
+    script = tmp_path / signals.NAME
+    script.write_text(signals.SCRIPT)
+    if report:
+        (tmp_path / "rank-0.json").write_text(report)
+    ready = f"import pathlib, time; pathlib.Path({str(tmp_path / 'waits')!r}).touch(); time.sleep(600)"
+    torchrun = subprocess.Popen([sys.executable, "-c", ready], env={**os.environ, "GPTOSS_ATTEMPT": str(tmp_path)})
+    try:
+        until((tmp_path / "waits").exists)
+        assert subprocess.run(["bash", str(script), "stop"], timeout=LIMIT_S).returncode == 0
+        if "stopped" in report:
+            # The next signal is the first that it gets.
+            torchrun.send_signal(signal.SIGINT)
+            assert torchrun.wait(LIMIT_S) != -signal.SIGTERM
+        else:
+            assert torchrun.wait(LIMIT_S) == -signal.SIGTERM
     finally:
-        subprocess.run(["bash", str(request.attempt / signals.NAME), "kill"], capture_output=True)
-        job.kill()
-        job.wait()
+        torchrun.kill()
+        torchrun.wait()
 
 
 FAKE_SLURM = """\
