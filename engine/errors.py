@@ -7,6 +7,7 @@ EngineError
 ├── NotFoundError    a run, a preset or a file that was named does not exist
 ├── RunError         a run directory cannot be used as asked (exists, busy, newer, read-only)
 ├── CheckpointError  a checkpoint is damaged, incomplete or of another kind
+├── UnreadableError  a run or a checkpoint could not be read; it is both of these
 ├── LaunchError      a step could not be started
 └── StepFailed       a step was started and failed
 """
@@ -60,6 +61,15 @@ class RunError(EngineError):
 
 class CheckpointError(EngineError):
     exit_code = ExitCode.BAD_INPUT
+
+
+class UnreadableError(RunError, CheckpointError):
+    """An I/O error or a missing right. It says nothing of what is there: nothing may be moved or made anew for it."""
+
+    @classmethod
+    def of(cls, path: object, error: OSError) -> UnreadableError:
+        """What `error` means for `path`."""
+        return cls(f"{path} cannot be read: {error.strerror or error}", "check its disk or share, and its permissions")
 
 
 class LaunchError(EngineError):

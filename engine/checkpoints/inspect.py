@@ -149,10 +149,11 @@ def _megatron(path: Path) -> Inspection:
     }
     try:
         stored = torch_dist.read(iteration)
+        problems = stored.problems()
     except CheckpointError as error:
         return Inspection(**facts, kind=_kind(iteration, None), problems=(error.message,))
     weights = stored.weights()
-    kind, problems = _kind(iteration, stored), stored.problems()
+    kind = _kind(iteration, stored)
     return Inspection(
         **facts,
         kind=kind,

@@ -19,7 +19,7 @@ from typing import Any
 
 from engine.checkpoints import pickles
 from engine.checkpoints.pickles import Record
-from engine.errors import CheckpointError, NotFoundError
+from engine.errors import CheckpointError, NotFoundError, UnreadableError
 
 METADATA, BACKEND, TRACKER = ".metadata", "metadata.json", "latest_checkpointed_iteration.txt"
 BACKEND_VERSION = 1
@@ -116,14 +116,16 @@ class RawTensor:
 
 
 def file_problems(iteration: Path, ends: Mapping[str, int]) -> list[str]:
-    """Which of the files that must have so many bytes are missing or cut off, in words."""
+    """Which of the files that must have so many bytes are missing or cut off, in words. Raises UnreadableError."""
     found = []
     for name, end in sorted(ends.items()):
         try:
             size = (iteration / name).stat().st_size
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             found.append(f"{name} is missing")
             continue
+        except OSError as error:
+            raise UnreadableError.of(iteration / name, error) from error
         if size < end:
             found.append(f"{name} is cut off: it has {size:,} of at least {end:,} bytes")
     return found
@@ -157,7 +159,7 @@ def find_iteration(path: Path) -> Path:
 
 
 def read(iteration: Path) -> DistributedCheckpoint:
-    """What `.metadata` says of one iteration. Raises CheckpointError."""
+    """What `.metadata` says of one iteration. Raises CheckpointError, UnreadableError for an I/O error."""
     file = iteration / METADATA
     try:
         if file.exists() and not file.is_file():
@@ -165,8 +167,10 @@ def read(iteration: Path) -> DistributedCheckpoint:
         if file.stat().st_size > MAX_METADATA_BYTES:
             raise CheckpointError(f"{file} is larger than {MAX_METADATA_BYTES:,} bytes", "use another checkpoint")
         data = file.read_bytes()
-    except OSError as error:
+    except FileNotFoundError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror}", "check the path and permissions") from error
+    except OSError as error:
+        raise UnreadableError.of(file, error) from error
     _check_backend(iteration)
     root = pickles.load(data, str(file))
     try:
@@ -261,7 +265,9 @@ def _check_backend(iteration: Path) -> None:
         backend = json.loads((iteration / BACKEND).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UnreadableError.of(iteration / BACKEND, error) from error
+    except ValueError as error:
         raise CheckpointError(f"{iteration / BACKEND} is damaged: {error}", "use another checkpoint") from error
     kind = backend.get("sharded_backend") if isinstance(backend, dict) else None
     if kind != "torch_dist":

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 from engine.checkpoints import torch_dist
-from engine.errors import EngineError
+from engine.errors import EngineError, UnreadableError
 
 MEGATRON_LM = (torch_dist.METADATA, torch_dist.BACKEND)
 """Files that every checkpoint in Megatron's distributed format has; they are written last."""
@@ -28,11 +27,13 @@ def directory(checkpoints: Path, iteration: int) -> Path:
 
 
 def iterations(checkpoints: Path) -> list[int]:
-    """Every iteration of which there is a checkpoint, whole or not, the newest first."""
+    """Every iteration of which there is a checkpoint, whole or not, the newest first. Raises UnreadableError."""
     try:
         names = [entry.name for entry in checkpoints.iterdir()]
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise UnreadableError.of(checkpoints, error) from error
     return sorted((int(match[1]) for match in map(_NAME.fullmatch, names) if match), reverse=True)
 
 
@@ -42,18 +43,25 @@ def needed(route: str) -> tuple[str, ...]:
 
 
 def defect(checkpoint: Path, needed: tuple[str, ...] = NEEDED) -> str | None:
-    """What is wrong with one checkpoint, or None when nothing is missing or cut off."""
-    for name in needed:
-        if not (checkpoint / name).is_file():
-            return f"{name} is missing"
+    """What is wrong with one checkpoint, or None when nothing is missing or cut off.
+
+    Raises UnreadableError where that cannot be told: it may be whole, and the error may pass.
+    """
     try:
+        for name in needed:
+            if not (checkpoint / name).is_file():
+                return f"{name} is missing"
         index = [os.stat(checkpoint / name) for name in MEGATRON_LM]
         identity = [(one.st_ino, one.st_mtime_ns, one.st_size) for one in index]
         problems = torch_dist.file_problems(checkpoint, _file_ends(checkpoint, *identity))
+    except UnreadableError:
+        raise
     except EngineError as error:
         return error.message
     except FileNotFoundError as error:
         return f"{error.filename} is missing"
+    except OSError as error:
+        raise UnreadableError.of(error.filename or checkpoint, error) from error
     return problems[0] if problems else None
 
 
@@ -64,7 +72,7 @@ def _file_ends(checkpoint: Path, *identity: tuple[int, ...]) -> Mapping[str, int
 
 
 def newest_whole(checkpoints: Path, needed: tuple[str, ...] = NEEDED) -> int | None:
-    """The newest iteration whose checkpoint is whole, or None."""
+    """The newest iteration whose checkpoint is whole, or None. Raises UnreadableError."""
     whole = (one for one in iterations(checkpoints) if defect(directory(checkpoints, one), needed) is None)
     return next(whole, None)
 
@@ -73,6 +81,7 @@ def surplus(checkpoints: Path, keep: int, spare: int | None = None, needed: tupl
     """The checkpoints beyond the `keep` newest whole ones, but `spare`, the oldest first.
 
     Megatron's own rotation counts directories; a newest one that is damaged would cost the last good one.
+    Raises UnreadableError.
     """
     whole = 0
     found = []
@@ -82,14 +91,6 @@ def surplus(checkpoints: Path, keep: int, spare: int | None = None, needed: tupl
         elif iteration != spare:
             found.append(iteration)
     return found[::-1]
-
-
-def rotate(checkpoints: Path, keep: int, spare: int | None = None, needed: tuple[str, ...] = NEEDED) -> list[int]:
-    """Delete the `surplus`; return the iterations deleted."""
-    deleted = surplus(checkpoints, keep, spare, needed)
-    for iteration in deleted:
-        shutil.rmtree(directory(checkpoints, iteration), ignore_errors=True)
-    return deleted
 
 
 def size_bytes(checkpoint: Path) -> int:

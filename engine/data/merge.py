@@ -178,7 +178,7 @@ class Merger:
         try:
             lines = (self._directory / JOURNAL).read_bytes().split(b"\n")
             begun = json.loads(lines[0])
-        except (OSError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return None, False
         if begun != json.loads(json.dumps(identity)):
             return None, True

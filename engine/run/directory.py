@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import patience, secrets
-from engine.errors import NotFoundError, RunError
+from engine.errors import NotFoundError, RunError, UnreadableError
 from engine.monitor.record import parse_record
 from engine.paths import expanded
 from engine.plan.plan import Plan
@@ -85,7 +85,7 @@ class RunDirectory:
         return Plan.from_json(self._read(self.plan))
 
     def read_state(self) -> State:
-        """The state as its supervisor last wrote it. Raises RunError as `State.from_json` does."""
+        """The state as its supervisor last wrote it. Raises RunError as `State.from_json` does, and UnreadableError."""
         return State.from_json(self._read(self.state))
 
     def last_checkpoint(self) -> int | None:
@@ -111,8 +111,10 @@ class RunDirectory:
             return path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise RunError(f"{self.path} is not a run: it has no {path.name}", "list runs with: gptoss runs") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise RunError(f"{path} cannot be read: {error}", "check its permissions") from error
+        except UnicodeDecodeError as error:
+            raise RunError(f"{path.name} is damaged: {error}", "repair it with: gptoss runs --repair") from error
+        except OSError as error:
+            raise UnreadableError.of(path, error) from error
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
@@ -244,16 +246,24 @@ def _created(run: RunDirectory) -> float:
 def read_records(path: Path, holding: bytes = b"") -> Iterator[dict[str, Any]]:
     """The records of a JSON-lines file; lines that are no JSON object are left out, and those without `holding`.
 
-    A killed writer leaves a half line; losing it is harmless.
+    A killed writer leaves a half line; losing it is harmless. A file that cannot be read has none.
     """
+    with suppress(UnreadableError):
+        yield from records(path, holding)
+
+
+def records(path: Path, holding: bytes = b"") -> Iterator[dict[str, Any]]:
+    """As `read_records`. Raises UnreadableError for a file that is there and cannot be read."""
     try:
         with path.open("rb") as file:
             for line in file:
                 record = parse_record(line) if holding in line else None
                 if record is not None:
                     yield record
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return
+    except OSError as error:
+        raise UnreadableError.of(path, error) from error
 
 
 @contextmanager

@@ -74,8 +74,8 @@ class Oversight:
     def _rotate(self) -> None:
         newest = self._run.last_checkpoint()
         if newest is not None and newest != self._rotated:
-            self._rotated = newest
             rotation.rotate(self._run, self._settings)
+            self._rotated = newest
 
     def _has_lost_a_rank(self, now: float) -> bool:
         """True once a rank has been gone without a report for a while."""

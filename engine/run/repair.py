@@ -64,12 +64,12 @@ def repair(run: RunDirectory, *, has_processes: bool = True) -> list[str]:
 def _repair_entry(entry: Path, at_work: Container[str]) -> list[str]:
     if entry.is_symlink() and not entry.exists():
         return [f"it is in {os.readlink(entry)}, which is not there; mount its disk, or remove {entry}"]
-    if not entry.is_dir():
-        return []
-    run = RunDirectory(entry.resolve())
-    if not run.state.exists() and not run.plan.exists():
-        return _remove_carcass(run)
     try:
+        if not entry.is_dir():
+            return []
+        run = RunDirectory(entry.resolve())
+        if not run.state.exists() and not run.plan.exists():
+            return _remove_carcass(run)
         return repair(run, has_processes=str(run.path) in at_work)
     except RunError as error:
         return [f"left as it is: {error.message} ({error.hint})"]

@@ -13,24 +13,27 @@ from engine.settings import Settings
 
 
 def is_whole(run: RunDirectory, settings: Settings, iteration: int) -> bool:
-    """True when nothing of the checkpoint of `iteration` is missing or cut off."""
+    """True when nothing of the checkpoint of `iteration` is missing or cut off. Raises UnreadableError."""
     checkpoint = training.directory(run.checkpoints, iteration)
     return training.defect(checkpoint, training.needed(settings.launch.route)) is None
 
 
 def newest_whole(run: RunDirectory, settings: Settings) -> int | None:
-    """The iteration that a resume goes on from, or None."""
+    """The iteration that a resume goes on from, or None. Raises UnreadableError."""
     return training.newest_whole(run.checkpoints, training.needed(settings.launch.route))
 
 
 def may_go(run: RunDirectory, settings: Settings, keep: int) -> list[int]:
-    """The checkpoints that are not needed beside the `keep` newest whole ones, the oldest first."""
+    """The checkpoints that are not needed beside the `keep` newest whole ones, the oldest first.
+
+    Raises UnreadableError where that cannot be told.
+    """
     needed = training.needed(settings.launch.route)
     return training.surplus(run.checkpoints, keep, validation.spared(run, settings), needed)
 
 
 def rotate(run: RunDirectory, settings: Settings) -> list[int]:
-    """Delete what `output.keep_checkpoints` does not keep; return the iterations deleted."""
+    """Delete what `output.keep_checkpoints` does not keep; return the iterations deleted. Raises UnreadableError."""
     deleted = may_go(run, settings, settings.output.keep_checkpoints) if settings.output.keep_checkpoints else []
     for iteration in deleted:
         delete(run, iteration)
@@ -45,7 +48,8 @@ def is_ours_to_settle(settings: Settings) -> bool:
 def settle(run: RunDirectory, settings: Settings) -> list[str]:
     """Make the newest whole checkpoint the one that a resume loads; return a sentence for each newer, damaged one.
 
-    Megatron goes on from the iteration in its tracker file, and ends when what is there is damaged. Raises OSError.
+    Megatron goes on from the iteration in its tracker file, and ends when what is there is damaged. Raises OSError, and
+    UnreadableError, with nothing moved, where a checkpoint cannot be judged.
     """
     tracker = run.checkpoints / torch_dist.TRACKER
     sentences: list[str] = []

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine import env_file, local_paths, paths, patience, secrets, settings_file
-from engine.errors import LaunchError, NotFoundError, RunError
+from engine.errors import LaunchError, NotFoundError, RunError, UnreadableError
 from engine.machine import Machine, detect
 from engine.paths import expanded, write_atomic
 from engine.plan.plan import Plan
@@ -163,10 +163,12 @@ def wait(run: RunDirectory, timeout_s: float, until: Iterable[Status] | None = N
 def readable_state(run: RunDirectory) -> State:
     """The run's state; a damaged one is rebuilt from what the steps left behind.
 
-    A step without its own success on record is done again: they are all safe to repeat.
+    A step without its own success on record is done again: they are all safe to repeat. Raises UnreadableError.
     """
     try:
         return run.read_state()
+    except UnreadableError:
+        raise
     except RunError as error:
         if "newer" in error.message:
             raise

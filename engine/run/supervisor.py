@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from engine import env_file, settings_file
-from engine.errors import EngineError, RunError
+from engine.errors import EngineError, RunError, UnreadableError
 from engine.launch import local
 from engine.monitor.alert import Alert
 from engine.paths import write_atomic
@@ -149,6 +149,9 @@ class Supervisor:
         except OSError as error:
             self.end_processes()
             return Verdict(outcome=Outcome.FAILED, message=unwritable(error), hint="check the disk and its free space")
+        except UnreadableError as error:
+            self.end_processes()
+            return Verdict(outcome=Outcome.FAILED, message=error.message, hint=error.hint)
 
     def end_processes(self) -> None:
         """End every process of the attempt, here and elsewhere; reads nothing of the run."""

@@ -6,21 +6,24 @@ They are read from the run's own records, so a resumed training knows what the o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from engine.checkpoints import training
-from engine.run.directory import RunDirectory, read_records
+from engine.run.directory import RunDirectory, read_records, records
 from engine.settings import Settings
 
 BEST = "best"
 """The value of `output.export_checkpoint` that keeps and exports the best checkpoint instead of the last one."""
 
 
-def losses(run: RunDirectory, until: int | None = None) -> dict[int, float]:
+def losses(
+    run: RunDirectory, until: int | None = None, read: Callable[..., Iterator[dict[str, Any]]] = read_records
+) -> dict[int, float]:
     """Validation loss by iteration, up to `until`; an iteration that was repeated counts as it was last time."""
     found: dict[int, float] = {}
     # Asked every second as a save comes near, of a file that a long training fills with all its iterations.
-    for record in read_records(run.metrics, holding=b'"validation_loss"'):
+    for record in read(run.metrics, holding=b'"validation_loss"'):
         iteration, loss = record.get("iteration"), record.get("validation_loss")
         if record.get("step") != "train" or type(iteration) is not int or not isinstance(loss, (int, float)):
             continue
@@ -35,8 +38,11 @@ def best(known: Mapping[int, float]) -> int | None:
 
 
 def best_saved(run: RunDirectory, needed: tuple[str, ...] = training.NEEDED) -> int | None:
-    """The iteration with the lowest validation loss of which there is a whole checkpoint, or None."""
-    known = losses(run)
+    """The iteration with the lowest validation loss of which there is a whole checkpoint, or None.
+
+    Raises UnreadableError: without the losses the best one would be taken for any other, and deleted.
+    """
+    known = losses(run, read=records)
     saved = [one for one in training.iterations(run.checkpoints) if one in known]
     ranked = sorted(saved, key=lambda iteration: (known[iteration], iteration))
     whole = (one for one in ranked if training.defect(training.directory(run.checkpoints, one), needed) is None)

@@ -10,6 +10,7 @@ from typing import Any
 
 from megatron.bridge.training.callbacks import Callback
 
+from engine.errors import EngineError
 from engine.run import rotation, validation
 from engine.workers.evaluation import Recorder
 from engine.workers.experts import Balance, ExpertCounts
@@ -130,7 +131,10 @@ class Metrics(Callback):
             path=path,
             seconds=seconds,
         )
-        rotation.rotate(self._report.run, self._report.settings)
+        try:
+            rotation.rotate(self._report.run, self._report.settings)
+        except (OSError, EngineError) as error:  # the training needs no room yet
+            self._report.event("warning", f"no older checkpoint was removed: {error}")
 
     def on_train_end(self, context: Any) -> None:
         state = context.state.train_state

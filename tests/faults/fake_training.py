@@ -32,6 +32,7 @@ from unittest.mock import patch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from engine.checkpoints import torch_dist, training
+from engine.run import rotation
 from engine.workers import checkpoints, files
 from engine.workers.report import Report, Stopped, run_worker
 
@@ -192,8 +193,7 @@ def _complete(report: Report, directory: Path, iteration: int) -> None:
     (CHECKPOINTS / torch_dist.TRACKER).write_text(str(iteration))
     (directory / "run_config.yaml").write_text("scheduler:\n  lr_decay_iters: 1\n")
     report.event("checkpoint", f"checkpoint of iteration {iteration} saved", iteration=iteration)
-    if keep := report.settings.output.keep_checkpoints:
-        training.rotate(report.run.checkpoints, keep)
+    rotation.rotate(report.run, report.settings)
 
 
 def _metadata(parts: Mapping[str, Path]) -> bytes:

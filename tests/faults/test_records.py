@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from engine import settings_file
 from engine.checkpoints import training
 from engine.errors import EngineError, LaunchError, RunError
 from engine.paths import write_atomic
 from engine.processes import ProcessId
-from engine.run import repair, start
+from engine.run import repair, rotation, start
 from engine.run.directory import RunDirectory, end_half_line, read_records
 from engine.run.health import Health
 from engine.run.oversight import Oversight
@@ -82,7 +83,8 @@ def test_the_last_good_checkpoint_outlives_damaged_newer_ones(stopped: RunDirect
         damaged = stopped.checkpoints / f"iter_{iteration:07d}"
         shutil.copytree(stopped.checkpoints / "iter_0000012", damaged, dirs_exist_ok=True)
         (damaged / "__0_0.distcp").write_bytes(b"")
-    assert training.rotate(stopped.checkpoints, 1) == [6]
+    settings = settings_file.load(stopped.settings).with_values({"output.keep_checkpoints": 1})
+    assert rotation.rotate(stopped, settings) == [6]
     assert training.newest_whole(stopped.checkpoints) == 12
 
 

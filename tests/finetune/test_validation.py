@@ -9,7 +9,7 @@ import pytest
 
 from engine.checkpoints import training
 from engine.monitor.record import parse_record
-from engine.run import directory, validation
+from engine.run import directory, rotation, validation
 from engine.run.directory import RunDirectory
 from engine.settings import Settings
 
@@ -76,7 +76,7 @@ def test_the_best_checkpoint_is_spared_and_exported(tmp_path: Path) -> None:
     assert validation.spared(run, BEST) == validation.to_export(run, BEST) == 10
     assert validation.spared(run, Settings()) is None
     assert validation.to_export(run, Settings()) == 30
-    assert training.rotate(run.checkpoints, 1, validation.spared(run, BEST)) == [20]
+    assert rotation.rotate(run, BEST.with_values({"output.keep_checkpoints": 1})) == [20]
     assert training.iterations(run.checkpoints) == [30, 10]
 
 
