@@ -34,6 +34,7 @@ class HangWatch:
         """`allowed_s`: how long it may show no sign of life; 0 for ever."""
         self._run, self._attempt, self._allowed_s = run, attempt, allowed_s
         self._seen = time.monotonic() if now is None else now
+        self._forgiven_s = 0.0
         self._next_look = 0.0
         self._gaps: deque[float] = deque(maxlen=64)
         self._written = (-1, -1)
@@ -49,10 +50,20 @@ class HangWatch:
         if self._has_records:
             self._gaps.append((now - self._seen) / count)
         self._has_records = True
-        self._seen = now
+        self._is_alive(now)
+
+    def _is_alive(self, now: float) -> None:
+        self._seen, self._forgiven_s = now, 0.0
 
     def forgive(self, seconds: float) -> None:
-        """Nobody looked for so long: that nothing was seen then says nothing of the ranks."""
+        """Nobody looked for so long: that nothing was seen then says nothing of the ranks.
+
+        On a share that makes every look slow that would forgive a hang for ever: absences that are shorter than what
+        is allowed are forgiven once over, those that are longer always.
+        """
+        if seconds < self.limit_s:
+            seconds = min(seconds, self.limit_s - self._forgiven_s)
+            self._forgiven_s += seconds
         self._seen += seconds
 
     def silence_s(self, now: float) -> float | None:
@@ -62,10 +73,11 @@ class HangWatch:
         self._next_look = now + self._allowed_s / LOOKS
         # What waits in a queue, or for its image, may take for ever.
         if side_scripts.is_queued(self._attempt) and not reports.read_reports(self._attempt):
-            self._seen = now
+            self._is_alive(now)
         written = self._sizes()
         if written != self._written:
-            self._written, self._seen = written, now
+            self._written = written
+            self._is_alive(now)
         silent = now - self._seen
         return silent if silent > self.limit_s else None
 

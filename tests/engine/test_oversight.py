@@ -274,3 +274,25 @@ def test_who_was_held_up_takes_that_for_no_silence_of_the_ranks(run, monkeypatch
         now += 0.5
         verdict = watch.look()
     assert verdict is not None and "it hung" in verdict.message and told[0] == "hang"
+
+
+@pytest.mark.parametrize("look_s", [2.5, 9.0])
+def test_a_hang_is_noticed_though_every_look_is_slow(run, monkeypatch, look_s):
+    """As on a share that is slow for good: nobody looks more often than every few seconds."""
+    now = 0.0
+    monkeypatch.setattr(oversight, "time", SimpleNamespace(monotonic=lambda: now))
+    settings = Settings().with_values({"launch.hang_s": 10})
+    health = SimpleNamespace(records=1, reached=None, space=SimpleNamespace(look=lambda *_: None))
+    watch = Oversight(run, run.attempt(1, "train"), settings, health, lambda *_: None)
+
+    def look() -> object:
+        nonlocal now
+        now += look_s
+        return watch.look()
+
+    for _ in range(20):  # it trains: nothing is held against it, however long it has been slow
+        health.records += 1
+        assert look() is None
+    verdicts = [look() for _ in range(20)]
+    first = next((number for number, verdict in enumerate(verdicts, start=1) if verdict), None)
+    assert first is not None and 10 < first * look_s <= 2 * 10 + 2 * look_s
