@@ -88,3 +88,49 @@ async def test_a_screen_that_never_rests_gets_its_keys_all_the_same(make_app, mo
     async with app.run_test(size=(100, 30)) as pilot:
         type_together(app, "question_mark", "q", "q")
         await until(pilot, lambda: app._exit, LIMIT_S)
+
+
+@pytest.mark.parametrize("name", ["_is_at_rest", "_is_text"])
+async def test_a_mistake_in_looking_keeps_no_key(make_app, monkeypatch, name):
+    """As when another Textual lacks what is looked into."""
+
+    def fail(*_, **__):
+        raise AttributeError("_waiters")
+
+    monkeypatch.setattr(key_order.KeyOrder, name, fail)
+    app = make_app(HomeScreen)
+    async with app.run_test(size=(100, 30)) as pilot:
+        type_together(app, "question_mark")
+        await until(pilot, lambda: isinstance(app.screen, HelpScreen), LIMIT_S)
+        type_together(app, "q")
+        await until(pilot, lambda: isinstance(app.screen, HomeScreen), LIMIT_S)
+        type_together(app, "q")
+        await until(pilot, lambda: app._exit, LIMIT_S)
+
+
+async def test_a_mistake_while_a_key_waits_hands_it_out(make_app, monkeypatch):
+    rest = key_order.KeyOrder._is_at_rest
+    looks = []
+
+    def fails_later(order, **options):
+        looks.append(len(order._waiting))
+        if order._waiting:
+            raise AttributeError("_waiters")
+        return False if len(looks) == 1 else rest(order, **options)
+
+    monkeypatch.setattr(key_order.KeyOrder, "_is_at_rest", fails_later)
+    app = make_app(HomeScreen)
+    async with app.run_test(size=(100, 30)) as pilot:
+        type_together(app, "question_mark")
+        await until(pilot, lambda: isinstance(app.screen, HelpScreen), LIMIT_S)
+    assert max(looks) > 0
+
+
+async def test_a_key_that_never_comes_back_is_not_waited_for(make_app, monkeypatch):
+    monkeypatch.setattr(key_order, "LOST_S", 0.05)
+    app = make_app(HomeScreen)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await settled(pilot)
+        app._key_order._awaited = events.Key("x", "x")
+        type_together(app, "question_mark")
+        await until(pilot, lambda: isinstance(app.screen, HelpScreen), LIMIT_S)
