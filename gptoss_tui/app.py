@@ -23,13 +23,13 @@ from textual.theme import Theme
 
 from engine.errors import ExitCode
 from engine.paths import config_root, expanded
-from gptoss_tui import bridge, theme
+from gptoss_tui import bridge, theme, threads
 from gptoss_tui.bridge import Answer, Failure, Services
 from gptoss_tui.driver import frames_waiting
 from gptoss_tui.glass import Glass
 from gptoss_tui.glyphs import AsciiFilter, Charset, VisibleFilter, detect_charset
 from gptoss_tui.key_order import KeyOrder
-from gptoss_tui.threads import DaemonThreads, changing
+from gptoss_tui.threads import changing
 
 if TYPE_CHECKING:
     from engine.machine import Machine
@@ -238,7 +238,7 @@ def run_app(
 
 
 async def _show(app: CockpitApp, *, mouse: bool) -> int | None:
-    asyncio.get_running_loop().set_default_executor(DaemonThreads())
+    threads.serve(asyncio.get_running_loop())
     return await app.run_async(mouse=mouse)
 
 

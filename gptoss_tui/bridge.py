@@ -21,6 +21,7 @@ from textual.worker import get_current_worker
 from engine.defects import keep_trace
 from engine.errors import EngineError, SettingsError
 from engine.findings import for_forms
+from gptoss_tui import threads
 from gptoss_tui.threads import changing
 
 if TYPE_CHECKING:
@@ -92,6 +93,10 @@ def ask(target: MessagePump, name: str, call: Callable[[], Any]) -> None:
 
 def ask_from(node: DOMNode, name: str, call: Callable[[], Any]) -> None:
     """Call the engine in a thread; an `Answer` called `name` comes back to `node`, only for the latest question."""
+    if threads.are_used_up():
+        failure = Failure(f"{threads.MOST_IN_ALL} answers have not come: a disk or share is silent", "try again later")
+        node.post_message(Answer(name, failure))
+        return
     body = partial(ask, node, name, call)
     node.run_worker(body, thread=True, exclusive=True, exit_on_error=False, group=name)
 

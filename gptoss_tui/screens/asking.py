@@ -22,17 +22,20 @@ from gptoss_tui.widgets.note import Note
 
 HOW = "Enter takes it, Esc leaves everything as it is."
 
+BEING_DONE = "It is being done and cannot be taken back. Esc again leaves it to go on by itself."
+GOES_ON = "It goes on; what comes of it is not told here."
+
 
 class AskScreen(Steady, ModalScreen[Any]):
     """Enter hands what was typed to `act`, which is called in a thread; the screen answers with what it returns, or
     without one with the text itself.
 
     What `act` refuses stays in its line to be mended, with the reason below it. Escape, and Enter on an empty line,
-    answer None.
+    answer None. What is being done cannot be taken back: the first Escape says so, a second one leaves it to go on.
     """
 
     CSS_PATH = "../styles/dialog.tcss"
-    BINDINGS = [Binding("escape", "dismiss(None)", "Cancel", show=False, id="dialog.cancel")]
+    BINDINGS = [Binding("escape", "cancel", "Cancel", show=False, id="dialog.cancel")]
 
     def __init__(
         self, question: str, text: str, *, act: Callable[[str], Any] = str, value: str = "", is_secret: bool = False
@@ -41,7 +44,7 @@ class AskScreen(Steady, ModalScreen[Any]):
         self._question = question
         self._text = text
         self._act = act
-        self._is_acting = False
+        self._is_acting = self._may_leave = False
         self._line = LineInput(value, most=LONGEST_TEXT, id="answer")
         self._line.password = is_secret
         self._note = Note(id="note")
@@ -71,8 +74,17 @@ class AskScreen(Steady, ModalScreen[Any]):
         if not text:
             self.dismiss(None)
         elif not self._is_acting:
-            self._is_acting = True
+            self._is_acting, self._may_leave = True, False
             bridge.ask_from(self, "act", partial(self._act, text))
+
+    def action_cancel(self) -> None:
+        if self._is_acting and not self._may_leave:
+            self._may_leave = True
+            self._note.show_parts([(BEING_DONE, "warning")])
+            return
+        if self._is_acting:
+            self.app.notify(GOES_ON, title=self._question, severity="warning", markup=False)
+        self.dismiss(None)
 
     @on(Answer)
     def answered(self, answer: Answer) -> None:

@@ -6,12 +6,18 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from gptoss_tui import threads
 from gptoss_tui.bridge import Services
+from gptoss_tui.screens.asking import AskScreen
+from gptoss_tui.screens.home import HomeScreen
 from gptoss_tui.threads import DaemonThreads, UnderWay
+from tests.limits import LIMIT_S
+from tests.tui.doubles import until
 
 READER_THAT_HANGS = """
 import asyncio, threading
@@ -69,3 +75,53 @@ def test_a_change_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert end.is_set() and not changing
     thread.join()
     assert not threads.changing
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[DaemonThreads]:
+    """A pool of two threads, or four with those that are held up."""
+    monkeypatch.setattr(threads, "MOST_THREADS", 2)
+    monkeypatch.setattr(threads, "MOST_IN_ALL", 4)
+    monkeypatch.setattr(threads, "HELD_UP_S", 0.05)
+    pool = DaemonThreads()
+    monkeypatch.setattr(threads, "_pool", pool)
+    yield pool
+    pool.shutdown()
+
+
+def _eventually(claim: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not claim():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_calls_that_a_silent_share_holds_up_hold_up_no_other(pool: DaemonThreads) -> None:
+    silent = threading.Event()
+    stuck = [pool.submit(silent.wait, LIMIT_S) for _ in range(3)]
+    assert pool.submit(sum, (1, 2)).result(LIMIT_S) == 3
+    _eventually(lambda: not threads.are_used_up())
+    assert not any(call.done() for call in stuck)
+    stuck.append(pool.submit(silent.wait, LIMIT_S))
+    waits = pool.submit(sum, (3, 4))
+    assert threads.are_used_up()
+    silent.set()
+    assert waits.result(LIMIT_S) == 7
+    assert [call.result(LIMIT_S) for call in stuck] == [True] * 4
+
+
+async def test_the_screen_says_when_no_call_can_be_made(make_app, pool: DaemonThreads) -> None:
+    silent = threading.Event()
+    calls = [pool.submit(silent.wait, LIMIT_S) for _ in range(4)]
+    app = make_app(HomeScreen)
+    async with app.run_test(size=(100, 30)) as pilot:
+        app.push_screen(AskScreen("Name", "of a thing", act=str.upper, value="abc"))
+        await until(pilot, lambda: isinstance(app.screen, AskScreen) and app.focused)
+        await pilot.press("enter")
+        await until(pilot, lambda: "share is silent" in app.screen.query_one("#note").text)
+        silent.set()
+        for call in calls:
+            assert await asyncio.wrap_future(call)
+        await until(pilot, lambda: not threads.are_used_up())
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, HomeScreen))
