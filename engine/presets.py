@@ -152,23 +152,26 @@ def dumps(settings: Settings, *, title: str, summary: str) -> str:
     return tomli_w.dumps({"version": VERSION, "title": title, "summary": summary, **changed})
 
 
-def share(preset: Preset, path: Path) -> tuple[str, ...]:
-    """Write `preset` as a file for somebody else; returns the settings that name files of this machine.
+def shared(preset: Preset, name: str) -> tuple[str, tuple[str, ...]]:
+    """`preset` as the text of a file `name` for somebody else, and the settings that name files of this machine.
 
-    Raises SettingsError when there is a file already or it cannot be written.
+    Raises SettingsError for one that holds a secret.
     """
-    settings = preset.settings
+    text = dumps(preset.settings, title=preset.title, summary=preset.summary)
+    secrets.refuse(text, name)
+    return text, tuple(key for key in OPTIONS if OPTIONS[key].is_path and preset.settings.value(key))
+
+
+def write_shared(text: str, path: Path) -> None:
+    """Write what `shared` made. Raises SettingsError when there is a file already or it cannot be written."""
     try:
         if path.exists():
             raise SettingsError(f"{path} exists already", "give another file")
-        text = dumps(settings, title=preset.title, summary=preset.summary)
-        secrets.refuse(text, path.name)
         write_atomic(path, text)
     except OSError as error:
         raise SettingsError(
             f"{path} cannot be written: {error.strerror}", "give a file in a directory of yours"
         ) from error
-    return tuple(key for key in OPTIONS if OPTIONS[key].is_path and settings.value(key))
 
 
 def differences(before: Settings, after: Settings) -> dict[str, tuple[Value, Value]]:

@@ -170,7 +170,7 @@ def _python_path(python: str) -> str:
 
 def _target(arguments: argparse.Namespace, *read: Path) -> Path:
     """Where to write; `read` is what the work reads. Raises CheckpointError when that, or something else, is there."""
-    out = expanded(arguments.out)
+    out = output.directory(arguments.out)
     for path in read:
         here, there = out.resolve(), path.resolve()
         if here == there or here in there.parents or there in here.parents:

@@ -77,7 +77,7 @@ def prepare(arguments: argparse.Namespace) -> int:
             files=tuple(files),
             shape=shape,
             vocabulary=words,
-            output=expanded(arguments.output).absolute(),
+            output=output.directory(arguments.output).absolute(),
             source="text" if shape.kind == "text" else "chat",
             validation_percent=arguments.validation_percent,
             on_bad_record=job.SKIP if arguments.skip_bad else job.STOP,

@@ -41,8 +41,11 @@ def doctor(arguments: argparse.Namespace) -> int:
     from engine import machine_file, versions
     from engine.cli.machines import machine_of
 
+    takes_stdout = output.goes_to_stdout(arguments, "save_machine")
     machine = machine_of(arguments)
-    if arguments.save_machine:
+    if takes_stdout:
+        output.write_out(machine_file.dumps(machine))
+    elif arguments.save_machine:
         machine_file.save(machine, expanded(arguments.save_machine))
         output.say(f"wrote {arguments.save_machine}; plan for it anywhere with: gptoss --machine FILE plan")
     device = "gpu" if machine.gpus else "cpu"
@@ -54,12 +57,17 @@ def doctor(arguments: argparse.Namespace) -> int:
             "findings": [finding.to_json() for finding in findings],
         })  # fmt: skip
     else:
-        print(output.clean(machine.headline))
+        tell = output.say if takes_stdout else _print
+        tell(machine.headline)
         for finding in findings:
-            print(output.clean(f"\n{finding.severity}: {finding.what}\n  {finding.why}\n  {finding.fix}".rstrip()))
+            tell(f"\n{finding.severity}: {finding.what}\n  {finding.why}\n  {finding.fix}".rstrip())
         if not findings:
-            print("nothing is missing")
+            tell("nothing is missing")
     return ExitCode.STEP_FAILED if any(finding.severity == "error" for finding in findings) else ExitCode.DONE
+
+
+def _print(text: str) -> None:
+    print(output.clean(text))
 
 
 def completion(arguments: argparse.Namespace) -> int:

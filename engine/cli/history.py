@@ -22,29 +22,44 @@ from engine.run.directory import RunDirectory, read_records
 
 def report(arguments: argparse.Namespace) -> int:
     """Print one run as a page of Markdown, or write it and its metrics as files."""
+    takes_stdout = output.goes_to_stdout(arguments, "metrics", "picture", "output")
     run = load(arguments.run)
-    if arguments.metrics:
+    if arguments.metrics == output.STDOUT:
+        output.write_out(history.to_csv(run))
+    elif arguments.metrics:
         exports.write_metrics(run, Path(arguments.metrics))
     if arguments.picture:
         _need_metric([run], arguments.metric)
-        exports.write_picture(page.picture([run], arguments.metric, "iteration"), Path(arguments.picture))
+        _write_picture(page.picture([run], arguments.metric, "iteration"), arguments.picture)
     if arguments.json:
         output.print_json(history.summarise(run))
+    elif arguments.output == output.STDOUT:
+        output.write_out(page.to_markdown(run))
     elif arguments.output:
         path = Path(arguments.output)
         exports.write(path, page.to_html(run) if path.suffix in (".html", ".htm") else page.to_markdown(run))
-    else:
+    elif not takes_stdout:
         print(output.clean(page.to_markdown(run)), end="")
     return ExitCode.DONE
 
 
+def _write_picture(svg: str, name: str) -> None:
+    if name == output.STDOUT:
+        output.write_out(svg)
+    else:
+        exports.write_picture(svg, Path(name))
+
+
 def compare(arguments: argparse.Namespace) -> int:
     """Print one metric of several runs side by side, and the settings in which they differ."""
+    takes_stdout = output.goes_to_stdout(arguments, "picture")
     runs = [load(reference) for reference in arguments.runs]
     rows = history.compare(runs, arguments.metric, arguments.by, arguments.rows)
     _need_metric(runs, arguments.metric)
     if arguments.picture:
-        exports.write_picture(page.picture(runs, arguments.metric, arguments.by), Path(arguments.picture))
+        _write_picture(page.picture(runs, arguments.metric, arguments.by), arguments.picture)
+    if takes_stdout:
+        return ExitCode.DONE
     differing = history.differing_settings(runs)
     names = [run.name for run in runs]
     if arguments.json:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from engine import answers, imports, local_paths, presets, settings_file
+from engine import answers, imports, local_paths, presets, secrets, settings_file
 from engine.cli import lengths, output, starting
 from engine.cli.machines import machine_of
 from engine.errors import EngineError, ExitCode, SettingsError
@@ -37,6 +37,11 @@ def new(arguments: argparse.Namespace) -> int:
             "answers are missing:" + "".join(f"\n        {key}: {why}" for key, why in missing.items()),
             " ".join(f"--set {key}=…" for key in missing),
         )
+    takes_stdout = output.goes_to_stdout(arguments, "output")
+    if takes_stdout and (arguments.launch or arguments.dry_run):
+        raise SettingsError(
+            "standard output (-) can hold one thing only", "give --output a file to launch or rehearse as well"
+        )
     path = _keep(settings, arguments)
     if arguments.launch or arguments.dry_run:
         return starting.start_and_follow(arguments, settings, machine_of(arguments))
@@ -47,9 +52,18 @@ def new(arguments: argparse.Namespace) -> int:
         return ExitCode.DONE
     for text in _findings(settings, arguments):
         output.say(text)
-    print(output.clean(f"wrote {path}; start it with: gptoss run {path}") if path else dumps(settings), end="")
-    print(end="\n" if path else "")
+    if path and not takes_stdout:
+        print(output.clean(f"wrote {path}; start it with: gptoss run {path}"))
+    else:
+        _print_settings(settings)
     return ExitCode.DONE
+
+
+def _print_settings(settings: Settings) -> None:
+    """As a settings file, on stdout. Raises SettingsError for a value that is a secret."""
+    text = dumps(settings)
+    secrets.refuse(text, "standard output")
+    output.write_out(text)
 
 
 def base_settings(arguments: argparse.Namespace) -> Settings | None:
@@ -68,6 +82,7 @@ def base_settings(arguments: argparse.Namespace) -> Settings | None:
 
 def import_files(arguments: argparse.Namespace) -> int:
     """Say what launch scripts and env files come to here; keep it when asked to."""
+    takes_stdout = output.goes_to_stdout(arguments, "output")
     found = imports.read([expanded(file) for file in arguments.files])
     path = _keep(found.settings, arguments)
     if arguments.json:
@@ -78,13 +93,17 @@ def import_files(arguments: argparse.Namespace) -> int:
                for kind, told in _kinds(found)},
         })  # fmt: skip
         return ExitCode.DONE
-    print(output.clean("\n".join(account(found))))
+    if takes_stdout:
+        _print_settings(found.settings)
+        output.say("\n".join(account(found)))
+    else:
+        print(output.clean("\n".join(account(found))))
     missing = answers.missing(found.settings)
     for key, why in missing.items():
         output.say(f"still missing: {key}: {why}")
     if path:
         output.say(f"wrote {path}; go on with: gptoss new {path}")
-    else:
+    elif not takes_stdout:
         output.say("nothing was written: keep it with --output gptoss.toml or --save-preset NAME")
     return ExitCode.DONE
 
@@ -114,7 +133,7 @@ def _keep(settings: Settings, arguments: argparse.Namespace) -> Path | None:
     try:
         if arguments.save_preset:
             path = presets.save(arguments.save_preset, settings, overwrite=arguments.overwrite)
-        if arguments.output:
+        if arguments.output and arguments.output != output.STDOUT:
             path = expanded(arguments.output)
             if path.exists() and not arguments.overwrite:
                 raise SettingsError(f"{path} exists already", "give another file, or --overwrite")

@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from engine import secrets, visible
+from engine.errors import SettingsError
+from engine.paths import expanded
 
+STDOUT = "-"
+"""In place of a file that is to be written: standard output."""
 _MORE_LINES, _INDENT = re.compile(r"\n[ \t]*"), "\n        "
 
 
 def print_json(value: Any, *, line: bool = False) -> None:
     """One JSON value on stdout; as a single line inside a stream of them."""
     print(secrets.redact(json.dumps(value, indent=None if line else 2)), flush=True)
+
+
+def goes_to_stdout(arguments: argparse.Namespace, *names: str) -> bool:
+    """True when one of the options `names`, which take a file, is `-`: then stdout gets that and nothing else.
+
+    Raises SettingsError when it would have to hold two things.
+    """
+    chosen = [name for name in names if getattr(arguments, name) == STDOUT]
+    if len(chosen) > 1 or (chosen and getattr(arguments, "json", False)):
+        raise SettingsError(
+            "standard output (-) can hold one thing only", "give a file in place of one -, or leave --json out"
+        )
+    return bool(chosen)
+
+
+def write_out(text: str) -> None:
+    """What would stand in a file, on stdout: as it is, but made safe to look at where that is a terminal."""
+    print(clean(text) if sys.stdout.isatty() else secrets.redact(text), end="", flush=True)
+
+
+def directory(text: str) -> Path:
+    """The directory that a person named for what is to be made. Raises SettingsError for `-`."""
+    if text == STDOUT:
+        raise SettingsError("- is standard output; a directory is wanted here", "give its name; ./- is one called -")
+    return expanded(text)
 
 
 def say(text: str) -> None:

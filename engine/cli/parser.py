@@ -12,6 +12,7 @@ from engine.cli.command_line import Parser
 from engine.version import __version__
 
 _JSON = "print facts as JSON on stdout; progress goes to stderr"
+_OR_STDOUT = ", or - for standard output"
 _RUN = "name or directory of a run; the newest when left out"
 
 
@@ -155,7 +156,7 @@ def _add_script_verb(verbs: _Verbs) -> None:
 
 
 def _add_keeping_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--output", default="", metavar="FILE", help="write the settings to FILE")
+    verb.add_argument("--output", default="", metavar="FILE", help=f"write the settings to FILE{_OR_STDOUT}")
     verb.add_argument("--save-preset", default="", metavar="NAME", help="keep them as a preset of yours")
     verb.add_argument("--overwrite", action="store_true", help="replace what is there of that name")
 
@@ -239,19 +240,20 @@ def _add_watching_verbs(verbs: _Verbs) -> None:
     report = _verb(verbs, "report", "history:report", "print what a run came to, as one page of Markdown")
     report.add_argument("run", nargs="?", default="last", help=_RUN)
     report.add_argument("--metrics", "--csv", default="", metavar="FILE",
-                        help="write every iteration's metrics to FILE: .csv, or .parquet with pyarrow")  # fmt: skip
+                        help="write every iteration's metrics to FILE: .csv (so too -) or .parquet")  # fmt: skip
     report.add_argument("--picture", default="", metavar="FILE",
-                        help="write a chart to FILE: .svg, or .png where cairosvg is installed")  # fmt: skip
+                        help="write a chart to FILE: .svg (so too -), or .png where cairosvg is installed")  # fmt: skip
     report.add_argument("--metric", default="loss", help="which metric the chart shows (default loss)")
     report.add_argument("--output", default="", metavar="FILE",
-                        help="write the page to FILE; one that ends in .html has pictures")  # fmt: skip
+                        help=f"write the page to FILE{_OR_STDOUT}; one that ends in .html has pictures")  # fmt: skip
     report.add_argument("--json", action="store_true", help=_JSON)
     compare = _verb(verbs, "compare", "history:compare", "show runs side by side: one metric, and settings that differ")
     compare.add_argument("runs", nargs="+", metavar="RUN", help="names or directories of runs")
     compare.add_argument("--by", choices=("iteration", "tokens", "time"), default="iteration",
                          help="align by iteration (default), tokens or seconds at work")  # fmt: skip
     compare.add_argument("--metric", default="loss", help="which metric (default loss)")
-    compare.add_argument("--picture", default="", metavar="FILE", help="write the runs' curves to FILE: .svg or .png")
+    compare.add_argument("--picture", default="", metavar="FILE",
+                         help="write the runs' curves to FILE: .svg (so too -) or .png")  # fmt: skip
     compare.add_argument("--rows", type=numbers.PLACES, default=20, help="how many places to compare at (default 20)")
     compare.add_argument("--json", action="store_true", help=_JSON)
 
@@ -276,7 +278,7 @@ def _add_preset_verbs(verbs: _Verbs) -> None:
     for action in (show, diff, save, share, delete):
         action.add_argument("name", help="a name" if action in (save, delete) else "a preset or a settings file")
     diff.add_argument("other", nargs="?", default="", help="what to compare it with (default: the defaults)")
-    share.add_argument("file", metavar="FILE", help="the file to write")
+    share.add_argument("file", metavar="FILE", help=f"the file to write{_OR_STDOUT}")
     for action in actions.choices.values():
         action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=_JSON)
 
@@ -288,7 +290,9 @@ def _add_fact_verbs(verbs: _Verbs) -> None:
     settings.add_argument("key", nargs="?", default="", help="the setting to explain")
     settings.add_argument("--json", action="store_true", help=_JSON)
     doctor = _verb(verbs, "doctor", "facts:doctor", "say what this machine has and what is missing")
-    doctor.add_argument("--save-machine", default="", metavar="FILE", help="write what was found as a machine file")
+    doctor.add_argument(
+        "--save-machine", default="", metavar="FILE", help=f"write what was found as a machine file{_OR_STDOUT}"
+    )
     doctor.add_argument("--json", action="store_true", help=_JSON)
     completion = _verb(verbs, "completion", "facts:completion", "print the completion script of a shell")
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="bash, zsh or tcsh")

@@ -69,9 +69,15 @@ def save(arguments: argparse.Namespace) -> int:
 
 def share(arguments: argparse.Namespace) -> int:
     """Write a preset as a file for somebody else."""
+    takes_stdout = output.goes_to_stdout(arguments, "file")
     path = expanded(arguments.file)
-    for key in presets.share(presets.find(arguments.name), path):
+    text, places = presets.shared(presets.find(arguments.name), path.name)
+    for key in places:
         output.say(f"note: {key} names a place on this machine; whoever gets the file must set it anew")
+    if takes_stdout:
+        output.write_out(text)
+        return ExitCode.DONE
+    presets.write_shared(text, path)
     return _done(arguments, path, f"wrote {path}; it is taken in with: gptoss presets save NAME --from {path.name}")
 
 

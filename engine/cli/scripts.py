@@ -9,7 +9,6 @@ from engine.cli import output
 from engine.cli.machines import machine_of
 from engine.errors import ExitCode, SettingsError
 from engine.machine import Machine
-from engine.paths import expanded
 from engine.plan.planner import make_plan
 from engine.run import exported
 from engine.settings import Settings, parse_assignments
@@ -26,7 +25,7 @@ def export_scripts(arguments: argparse.Namespace) -> int:
     chosen = presets.find(arguments.preset).settings.with_values(parse_assignments(arguments.assignments))
     settings = local_paths.absolute(chosen)
     plan = make_plan(settings, _machine(arguments, settings))
-    directory = expanded(arguments.output).absolute()
+    directory = output.directory(arguments.output).absolute()
     written, notes = exported.export(settings, plan, directory)
     for note in notes:
         output.say(f"note: {note}")
