@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import SettingsError
-from engine.paths import expanded
+from engine.paths import expanded, file_text
 from engine.settings import Settings
 
 MAX_CONFIG_BYTES = 1_000_000
@@ -148,7 +148,7 @@ def read_config(directory: Path) -> Model:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise SettingsError(f"{path} is larger than {MAX_CONFIG_BYTES:,} bytes", "give a Hugging Face config.json")
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(file_text(path))
     except FileNotFoundError:
         raise SettingsError(f"there is no {path}", "set model.path to a Hugging Face checkpoint directory") from None
     except OSError as error:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 
 def expanded(path: str | Path) -> Path:
@@ -30,6 +33,32 @@ def state_root() -> Path:
     """Where drafts and calibrations live: `gptoss` under the XDG state directory."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "gptoss"
+
+
+def open_file(path: Path) -> BinaryIO:
+    """The file `path`, to be read. Raises OSError, also for a pipe or a device, which might be waited for for ever."""
+    _refuse_other_than_file(os.stat(path).st_mode, path)
+    # It may have become a pipe meanwhile: opening one without this waits for a writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        _refuse_other_than_file(os.fstat(descriptor).st_mode, path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _refuse_other_than_file(mode: int, path: Path) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
+
+
+def file_text(path: Path) -> str:
+    """The text of a file in UTF-8. Raises as `open_file` does, and UnicodeDecodeError."""
+    with open_file(path) as file:
+        return file.read().decode("utf-8")
 
 
 def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:

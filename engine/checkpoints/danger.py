@@ -16,6 +16,7 @@ from typing import BinaryIO
 from engine.checkpoints import torch_dist, torch_files
 from engine.checkpoints.pickles import Rehearsal
 from engine.errors import CheckpointError, EngineError
+from engine.paths import open_file
 
 _NAMES = {
     "torch": r"Size|device|[A-Z]\w*Storage|b?float\d\w+|u?int\d+|bool|strided|contiguous_format|Tensor",
@@ -121,7 +122,7 @@ def _read_file(path: Path) -> Iterator[Rehearsal]:
 def _open(path: Path) -> BinaryIO:
     if path.exists() and not path.is_file():
         raise CheckpointError("it is a pipe or a device", "use another checkpoint")  # opening one could wait for ever
-    return path.open("rb")
+    return open_file(path)
 
 
 def _objects(label: str, index: Path) -> set[str]:

@@ -14,7 +14,7 @@ from engine.checkpoints import tensors, torch_dist
 from engine.checkpoints.safetensors_file import StoredTensor, read_header
 from engine.errors import CheckpointError, NotFoundError
 from engine.models import MAX_CONFIG_BYTES, Model, read_config
-from engine.paths import expanded
+from engine.paths import expanded, file_text
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 MAX_INDEX_BYTES = 64_000_000
@@ -70,7 +70,7 @@ def find(reference: str) -> Path:
         raise NotFoundError(f"there is no directory {path}", "give the directory of a Hugging Face checkpoint")
     folder = _hub_cache() / f"models--{reference.replace('/', '--')}"
     try:
-        revision = (folder / "refs" / "main").read_text(encoding="ascii").strip()
+        revision = file_text(folder / "refs" / "main").strip()
     except (OSError, UnicodeDecodeError):
         raise NotFoundError(
             f"{reference} is neither a directory nor in the Hugging Face cache {folder.parent}",
@@ -172,7 +172,7 @@ def read_json(path: Path, limit: int) -> dict[str, Any]:
     try:
         if path.stat().st_size > limit:
             raise CheckpointError(f"{path} is larger than {limit:,} bytes", "download it again")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(file_text(path))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
     except (ValueError, RecursionError) as error:

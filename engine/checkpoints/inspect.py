@@ -14,7 +14,7 @@ from engine.checkpoints.tensors import FC1
 from engine.checkpoints.torch_dist import TRACKER, DistributedCheckpoint
 from engine.errors import CheckpointError, EngineError, NotFoundError
 from engine.models import MAX_CONFIG_BYTES
-from engine.paths import expanded
+from engine.paths import expanded, open_file
 from engine.proposals import as_options
 
 KINDS: Mapping[str, str] = {
@@ -194,8 +194,8 @@ def _uses(kind: str, stored: DistributedCheckpoint) -> tuple[str, ...]:
 def _numbers(iteration: Path, part: str, names: Mapping[str, str]) -> dict[str, int]:
     """Whole numbers in one part of run_config.yaml; a few lines of a long file, so no YAML parser."""
     try:
-        with (iteration / "run_config.yaml").open(encoding="utf-8", errors="replace") as file:
-            text = file.read(_RUN_CONFIG_BYTES)
+        with open_file(iteration / "run_config.yaml") as file:
+            text = file.read(_RUN_CONFIG_BYTES).decode("utf-8", "replace")
     except OSError:
         return {}
     lines = re.search(rf"^{part}:\n((?:[ -].*\n|\n)*)", text, re.MULTILINE)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import CheckpointError
+from engine.paths import file_text, open_file
 
 NAME, VERSION = "gptoss-manifest.json", 1
 _PIECE_BYTES = 8 << 20
@@ -18,7 +19,7 @@ def read(root: Path) -> dict[str, Any] | None:
     """The manifest of `root`, or None when there is none. Raises CheckpointError for a damaged one."""
     path = root / NAME
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(file_text(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -57,7 +58,7 @@ def differences(
 def sha256(path: Path) -> str:
     """The SHA-256 of a file. Raises OSError."""
     digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
+    with open_file(path) as file:
         while piece := file.read(_PIECE_BYTES):
             digest.update(piece)
     return digest.hexdigest()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import CheckpointError
+from engine.paths import open_file
 
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 MAX_HEADER_BYTES = 100_000_000
@@ -39,7 +40,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     """The tensors of `file` by name. Raises CheckpointError when the file is cut off or damaged."""
     try:
         size = file.stat().st_size
-        with file.open("rb") as stream:
+        with open_file(file) as stream:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
                 raise _damaged(file, f"its header of {length:,} bytes does not fit into {size:,} bytes")

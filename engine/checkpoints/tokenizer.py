@@ -9,6 +9,7 @@ from typing import Any
 
 from engine.errors import CheckpointError
 from engine.models import Model
+from engine.paths import file_text
 
 FILE = "tokenizer.json"
 MAX_BYTES = 256_000_000
@@ -55,7 +56,7 @@ def _ids(path: Path) -> set[int]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise CheckpointError(f"{path} is larger than {MAX_BYTES:,} bytes", "give a Hugging Face tokenizer.json")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(file_text(path))
         held = value["model"]["vocab"]
         # BPE and WordPiece map tokens to ids; Unigram lists its tokens in the order of their ids.
         ids = {int(number) for number in held.values()} if isinstance(held, dict) else set(range(len(held)))

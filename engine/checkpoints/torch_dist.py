@@ -20,6 +20,7 @@ from typing import Any
 from engine.checkpoints import pickles
 from engine.checkpoints.pickles import Record
 from engine.errors import CheckpointError, NotFoundError, UnreadableError
+from engine.paths import file_text, open_file
 
 METADATA, BACKEND, TRACKER = ".metadata", "metadata.json", "latest_checkpointed_iteration.txt"
 BACKEND_VERSION = 1
@@ -141,12 +142,14 @@ def find_iteration(path: Path) -> Path:
     if (path / METADATA).exists():
         return path
     try:
-        name = (path / TRACKER).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
+        name = file_text(path / TRACKER).strip()
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
         raise NotFoundError(
             f"{path} is no Megatron checkpoint: it has neither {METADATA} nor {TRACKER}",
             "give the directory that holds iter_NNNNNNN, or one of those",
         ) from None
+    except OSError as error:
+        raise UnreadableError.of(path / TRACKER, error) from error
     if not _ITERATION.fullmatch(name):
         raise CheckpointError(f"{path / TRACKER} names no iteration: {name[:40]!r}", "use another checkpoint")
     found = path / (name if name == "release" else f"iter_{int(name):07d}")
@@ -166,7 +169,8 @@ def read(iteration: Path) -> DistributedCheckpoint:
             raise CheckpointError(f"{file} is a pipe or a device", "use another checkpoint")  # reading could not end
         if file.stat().st_size > MAX_METADATA_BYTES:
             raise CheckpointError(f"{file} is larger than {MAX_METADATA_BYTES:,} bytes", "use another checkpoint")
-        data = file.read_bytes()
+        with open_file(file) as opened:
+            data = opened.read()
     except FileNotFoundError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror}", "check the path and permissions") from error
     except OSError as error:
@@ -262,7 +266,7 @@ def _chunk(info: Any, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> Chunk
 
 def _check_backend(iteration: Path) -> None:
     try:
-        backend = json.loads((iteration / BACKEND).read_text(encoding="utf-8"))
+        backend = json.loads(file_text(iteration / BACKEND))
     except FileNotFoundError:
         return
     except OSError as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.data import optional
 from engine.errors import NotFoundError, SettingsError
-from engine.paths import expanded
+from engine.paths import expanded, file_text, open_file
 
 END_OF_TEXT = "<|endoftext|>"
 """What ends a document for gpt-oss. Its eos, <|return|>, ends an answer in a chat."""
@@ -128,7 +128,8 @@ def check_fits(vocabulary: Vocabulary, rows: int, needs_gpt_oss: bool, is_forced
 
 def _read(file: Path) -> tuple[bytes, dict[str, Any]]:
     try:
-        content = file.read_bytes()
+        with open_file(file) as opened:
+            content = opened.read()
         value = optional.fast_json(content)
     except FileNotFoundError:
         raise NotFoundError(
@@ -177,7 +178,7 @@ def _end(file: Path, known: dict[str, int], chosen: str) -> int:
 def _own_end(file: Path) -> str:
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         try:
-            token = json.loads((file.parent / name).read_text(encoding="utf-8")).get("eos_token")
+            token = json.loads(file_text(file.parent / name)).get("eos_token")
         except (OSError, ValueError, AttributeError):
             continue
         if token:

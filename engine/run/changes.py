@@ -17,6 +17,7 @@ from engine.local_paths import absolute_values
 from engine.machine import Machine, detect
 from engine.monitor.cures import EDITED
 from engine.options import Value
+from engine.paths import file_text
 from engine.plan import schedule
 from engine.plan.plan import Plan
 from engine.plan.planner import make_plan
@@ -156,7 +157,7 @@ def _trained(run: RunDirectory, settings: Settings) -> tuple[int | None, int | N
     if newest is None:
         return None, None
     try:
-        text = (training.directory(run.checkpoints, newest) / "run_config.yaml").read_text(encoding="utf-8")
+        text = file_text(training.directory(run.checkpoints, newest) / "run_config.yaml")
     except (OSError, UnicodeDecodeError):
         return newest, None  # Megatron-LM writes none
     found = _SAVED_SCHEDULE.search(text)

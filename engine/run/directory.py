@@ -22,7 +22,7 @@ from typing import Any
 from engine import patience, secrets
 from engine.errors import NotFoundError, RunError, UnreadableError
 from engine.monitor.record import parse_record
-from engine.paths import expanded
+from engine.paths import expanded, file_text, open_file
 from engine.plan.plan import Plan
 from engine.run.state import State
 
@@ -95,7 +95,7 @@ class RunDirectory:
         """
         tracker = self.checkpoints / "latest_checkpointed_iteration.txt"
         try:
-            iteration = int(tracker.read_text(encoding="ascii"))
+            iteration = int(file_text(tracker))
             is_there = (self.checkpoints / f"iter_{iteration:07d}" / ".metadata").exists()
         except (OSError, ValueError):
             return None
@@ -108,7 +108,7 @@ class RunDirectory:
 
     def _read(self, path: Path) -> str:
         try:
-            return path.read_text(encoding="utf-8")
+            return file_text(path)
         except FileNotFoundError:
             raise RunError(f"{self.path} is not a run: it has no {path.name}", "list runs with: gptoss runs") from None
         except UnicodeDecodeError as error:
@@ -255,7 +255,7 @@ def read_records(path: Path, holding: bytes = b"") -> Iterator[dict[str, Any]]:
 def records(path: Path, holding: bytes = b"") -> Iterator[dict[str, Any]]:
     """As `read_records`. Raises UnreadableError for a file that is there and cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             for line in file:
                 record = parse_record(line) if holding in line else None
                 if record is not None:

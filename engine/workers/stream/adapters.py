@@ -21,7 +21,7 @@ from engine.checkpoints.tensors import ADAPTER, DOWN, FC1, FC2, GATE_UP, OUTPUT,
 from engine.checkpoints.torch_dist import DistributedCheckpoint
 from engine.errors import CheckpointError
 from engine.models import Model
-from engine.paths import write_atomic
+from engine.paths import file_text, open_file, write_atomic
 from engine.workers.stream import run_config
 from engine.workers.stream.files import OutputFile
 from engine.workers.stream.reading import MegatronReader
@@ -229,7 +229,7 @@ def differences(folder: Path, iteration: Path, model: Model) -> list[str]:
     if (config.get("r"), config.get("lora_alpha")) != (lora.rank, lora.alpha):
         found.append(f"{CONFIG} has r = {config.get('r')} and lora_alpha = {config.get('lora_alpha')}, "
                      f"trained were {lora.rank} and {lora.alpha}")  # fmt: skip
-    with MegatronReader(checkpoint) as reader, (folder / WEIGHTS).open("rb") as file:
+    with MegatronReader(checkpoint) as reader, open_file(folder / WEIGHTS) as file:
         made = {name: (shape, values) for name, shape, values in peft_tensors(Adapters(reader, model, lora), model)}
         found += [f"{name} does not belong there" for name in stored.keys() - made.keys()]
         for name, (shape, values) in made.items():
@@ -246,7 +246,7 @@ def differences(folder: Path, iteration: Path, model: Model) -> list[str]:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        value = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        value = json.loads(file_text(folder / CONFIG))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}", "export again") from error
     return value if isinstance(value, dict) else {}

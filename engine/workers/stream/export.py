@@ -21,7 +21,7 @@ from engine.checkpoints.tensors import Shape
 from engine.checkpoints.torch_dist import DistributedCheckpoint
 from engine.errors import CheckpointError
 from engine.models import MAX_CONFIG_BYTES, Model, read_config
-from engine.paths import write_atomic
+from engine.paths import file_text, write_atomic
 from engine.workers.stream import adapters, bridge_files, manifest, model_card, resources, scratch
 from engine.workers.stream.adapters import Adapters, WithAdapters
 from engine.workers.stream.files import JOURNAL, OnProgress, OutputFile, Unit, making, publish, write_all
@@ -258,7 +258,7 @@ def _small_files(
     out: Path, shards: Mapping[str, Mapping[str, Shape]], reference: Path, iteration: Path, dtype: str
 ) -> list[Path]:
     """Index, config, generation config, model card."""
-    config = json.loads((reference / "config.json").read_text(encoding="utf-8"))
+    config = json.loads(file_text(reference / "config.json"))
     config.pop("quantization_config", None)  # what is written is not quantised
     config.pop("torch_dtype", None)
     config["dtype"] = _CONFIG_DTYPE[dtype]
@@ -275,7 +275,7 @@ def _small_files(
         write_atomic(path, text)
     generation = reference / "generation_config.json"
     if generation.is_file():
-        write_atomic(out / generation.name, generation.read_text(encoding="utf-8"))
+        write_atomic(out / generation.name, file_text(generation))
         return [*texts, out / generation.name]
     return [*texts]
 

@@ -21,6 +21,7 @@ from engine.checkpoints import torch_dist
 from engine.checkpoints.hugging_face import HuggingFaceCheckpoint
 from engine.checkpoints.torch_dist import Chunk, DistributedCheckpoint, RawTensor
 from engine.errors import CheckpointError
+from engine.paths import open_file
 from engine.workers.stream import scratch
 from engine.workers.stream.values import OF_SAFETENSORS, OF_TORCH, require_finite, require_finite_scales
 
@@ -42,7 +43,7 @@ class _OpenFiles:
 
     def _open(self, path: Path) -> int:
         try:
-            return self._stack.enter_context(path.open("rb")).fileno()
+            return self._stack.enter_context(open_file(path)).fileno()
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
 

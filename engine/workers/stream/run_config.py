@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import CheckpointError
+from engine.paths import file_text
 
 NAME = "run_config.yaml"
 
@@ -18,7 +19,7 @@ def read(iteration: Path) -> dict[str, Any] | None:
     # libyaml's loader, where PyYAML was built with it, takes a tenth of the time.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+        found = yaml.load(file_text(path), Loader=loader)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, yaml.YAMLError) as error:
