@@ -7,14 +7,14 @@ import time
 import traceback
 
 from engine import secrets
-from engine.paths import state_root
+from engine.paths import make_own, state_root
 
 
 def keep_trace() -> str:
     """Write the exception being handled to a file; return a sentence that says where it is."""
     path = state_root() / "defects.log"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_own(path.parent)
         trace = secrets.redact(traceback.format_exc())
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", errors="replace") as file:
             file.write(time.strftime("%Y-%m-%d %H:%M:%S\n") + trace + "\n")

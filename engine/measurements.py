@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from engine.errors import RunError
-from engine.paths import state_root, write_atomic
+from engine.paths import make_own, state_root, write_atomic
 
 FILE_NAME = "calibration.json"
 VERSION = 2
@@ -51,7 +51,7 @@ def remember(measurement: Measurement, path: Path | None = None) -> None:
     kept = sorted([*others, measurement], key=lambda one: one.t)[-MAX_KEPT:]
     text = json.dumps({"version": VERSION, "measured": [asdict(one) for one in kept]}, indent=1) + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_own(path.parent)
         write_atomic(path, text)
     except OSError as error:
         raise RunError(

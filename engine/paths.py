@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import tempfile
 from pathlib import Path
 from typing import BinaryIO
+
+_DEVICES = re.compile(r"/(dev|proc)/(?!shm/)")
 
 
 def expanded(path: str | Path) -> Path:
@@ -61,19 +64,30 @@ def file_text(path: Path) -> str:
         return file.read().decode("utf-8")
 
 
-def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
-    """Replace `path` with `text`; a reader sees the old file or the new one, never a part.
+def make_own(directory: Path) -> None:
+    """Make a directory of this person's own, with those above it, as XDG wants it. Raises OSError.
+
+    Where the umask lets a group write, it could otherwise put a command there that gptoss carries out.
+    """
+    for missing in reversed([one for one in (directory, *directory.parents) if not one.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+
+
+def write_atomic(path: Path, content: str | bytes, mode: int = 0o644) -> None:
+    """Replace `path` with `content`; a reader sees the old file or the new one, never a part.
 
     Raises OSError, and then leaves the old file as it was.
     """
+    if _DEVICES.match(str(path.absolute())):
+        raise OSError(errno.EINVAL, "a device cannot be replaced", str(path))
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:200]}.")
     except OSError as error:
         # People know the file by its own name.
         raise OSError(error.errno, error.strerror, str(path)) from error
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, mode)

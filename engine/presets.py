@@ -15,7 +15,7 @@ from typing import Any
 from engine import secrets
 from engine.errors import NotFoundError, SettingsError
 from engine.options import Value, suggest
-from engine.paths import config_root, expanded, write_atomic
+from engine.paths import config_root, expanded, make_own, write_atomic
 from engine.settings import OPTIONS, VERSION, Settings, merge, to_tables
 from engine.settings_file import read_tables
 
@@ -127,7 +127,7 @@ def save(name: str, settings: Settings, *, title: str = "", summary: str = "", o
         )
     text = dumps(settings, title=title or name, summary=summary or "A preset of your own.")
     secrets.refuse(text, path.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_own(path.parent)
     write_atomic(path, text)
     return path
 

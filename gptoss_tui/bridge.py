@@ -157,10 +157,10 @@ class Services:
     @changes
     def keep_copy(self, name: str, text: str) -> Path:
         """Write what was copied, for terminals that give no clipboard away; replaces the last one of that name."""
-        from engine.paths import state_root, write_atomic
+        from engine.paths import make_own, state_root, write_atomic
 
         path = state_root() / "copied" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_own(path.parent)
         write_atomic(path, text, mode=0o600)
         return path
 

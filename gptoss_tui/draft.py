@@ -14,7 +14,7 @@ from pathlib import Path
 from engine import secrets
 from engine.errors import EngineError
 from engine.options import Option, Problem, Value, parse, text_of
-from engine.paths import state_root
+from engine.paths import make_own, state_root
 from engine.settings import OPTIONS, Settings, merge, to_tables
 
 LONGEST_TEXT = 4096
@@ -109,7 +109,7 @@ class Draft:
     def save(self, path: Path | None = None) -> None:
         """Keep the draft for the next start. Raises OSError, and SettingsError for one that holds a secret."""
         path = path or draft_path()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_own(path.parent)
         value = {
             "name": self.name,
             "base": to_tables(self.base),

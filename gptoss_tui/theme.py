@@ -14,7 +14,7 @@ from textual.color import Color
 from textual.filter import LineFilter
 from textual.theme import BUILTIN_THEMES, Theme
 
-from engine.paths import state_root, write_atomic
+from engine.paths import make_own, state_root, write_atomic
 
 DEFAULT, MONOCHROME = "cockpit", "cockpit-monochrome"
 
@@ -108,7 +108,7 @@ def kept(path: Path | None = None) -> str:
 def keep(name: str, path: Path | None = None) -> None:
     """Remember a theme for the next start. Raises OSError."""
     path = path or _kept_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_own(path.parent)
     write_atomic(path, name)
 
 

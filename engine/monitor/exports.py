@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import importlib
+import io
 from pathlib import Path
 from types import ModuleType
 
 from engine.errors import SettingsError
 from engine.monitor.history import RunRecord, metric_columns, to_csv
+from engine.paths import write_atomic
 
 
 def write(path: Path, data: str | bytes) -> None:
-    """Raises SettingsError when the file cannot be written."""
+    """Replace `path` with `data`. Raises SettingsError when the file cannot be written, and leaves the old one then."""
     try:
-        if isinstance(data, bytes):
-            path.write_bytes(data)
-        else:
-            path.write_text(data, encoding="utf-8")
+        write_atomic(path, data, mode=0o666 & ~_umask())
     except OSError as error:
-        raise SettingsError(f"{path} cannot be written: {error.strerror}", "choose another file") from error
+        raise SettingsError(
+            f"{path} cannot be written: {error.strerror}", "choose another file, or - for standard output"
+        ) from error
+
+
+def _umask() -> int:
+    """What a new file of this process is not given; asked without changing it for the other threads."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return next(int(line.split()[1], 8) for line in status.splitlines() if line.startswith("Umask:"))
+    except (OSError, StopIteration):
+        return 0o077
 
 
 def write_metrics(run: RunRecord, path: Path) -> None:
@@ -32,9 +42,11 @@ def write_metrics(run: RunRecord, path: Path) -> None:
     parquet = _optional("pyarrow.parquet", path, "a .csv file needs nothing")
     names, rows = metric_columns(run)
     try:
-        parquet.write_table(pyarrow.table({name: [row.get(name) for row in rows] for name in names}), path)
+        made = io.BytesIO()
+        parquet.write_table(pyarrow.table({name: [row.get(name) for row in rows] for name in names}), made)
     except (OSError, pyarrow.ArrowException) as error:
         raise SettingsError(f"{path} cannot be written: {error}", "write a .csv file instead") from error
+    write(path, made.getvalue())
 
 
 def write_picture(svg: str, path: Path) -> None:
