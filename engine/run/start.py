@@ -55,8 +55,10 @@ def launch(run: RunDirectory, lock: int | None = None) -> None:
     Raises LaunchError, also when the run has a supervisor.
     """
     handed_on = () if lock is None else (lock,)
+    # By the path that whoever looks for it comes to, also where the runs lie behind a link.
+    path = os.path.realpath(run.path)
     started = subprocess.run(
-        [sys.executable, "-m", "engine.run.supervisor", str(run.path), *map(str, handed_on)],
+        [sys.executable, "-m", "engine.run.supervisor", path, *map(str, handed_on)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -17,7 +17,7 @@ from engine.errors import LaunchError, RunError
 from engine.plan.layout import Layout
 from engine.plan.plan import Plan, PlannedStep
 from engine.processes import ProcessId
-from engine.run import start
+from engine.run import directory, job, start
 from engine.run.directory import RunDirectory, read_records
 from engine.run.reports import Outcome, Verdict
 from engine.run.state import Status
@@ -246,6 +246,19 @@ def test_a_damaged_state_is_rebuilt_from_the_attempts(make_run):
     state = start.wait(run, LIMIT_S)
     assert state.status is Status.FINISHED
     assert sorted(path.name for path in run.attempts.iterdir()) == ["01-prepare", "02-train", "03-train"]
+
+
+def test_a_supervisor_is_found_by_its_command_line_behind_a_link(make_run, tmp_path, monkeypatch):
+    """Where its record cannot be read nothing else finds it; its ranks, ended alone, would be started again."""
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "scratch")
+    monkeypatch.setenv("GPTOSS_RUNS", str(tmp_path / "link"))
+    run = make_run({"train": ["hang", "hang"]}, name="mine")
+    start.launch(run)
+    _until(lambda: _is_training(run))
+    found = directory.find(tmp_path / "link", "mine")
+    assert job.supervisor_of(found.path) == run.read_state().supervisor
+    assert job.processes_of(found.path)
 
 
 def test_a_newer_run_is_refused_politely(make_run):
