@@ -154,7 +154,26 @@ def _check_output(request: Request) -> None:
         raise SettingsError(
             f"{output} exists and is no prepared dataset", "choose another --output; nothing was changed"
         )
+    if (output / manifest.FILE).exists():
+        _check_manifest(output)
     output.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _check_manifest(output: Path) -> None:
+    """Refuse what may be worth more than what would replace it.
+
+    Many programs call a file of theirs manifest.json. A damaged one of ours lies beside an index.
+    """
+    try:
+        Manifest.load(output)
+    except SettingsError as error:
+        cause = error.__cause__
+        is_read = not isinstance(cause, OSError)
+        is_ours = any((output / f"train.idx{ending}").exists() for ending in ("", ".parquet"))
+        if "newer" in error.message or not is_read or not is_ours:
+            raise SettingsError(
+                f"{output} is not replaced: {error.message}", "choose another --output; nothing was changed"
+            ) from error
 
 
 def _check_room(request: Request, place: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import gzip
 import json
 import os
@@ -237,6 +238,41 @@ def test_a_directory_of_something_else_is_not_replaced(tokenizer, tmp_path):
     with pytest.raises(SettingsError, match="is no prepared dataset"):
         prepare(_request(path, tokenizer, tmp_path / "out"))
     assert (tmp_path / "out" / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("text", ['{"name": "my web site", "icons": []}', "no JSON", '{"version": 99}'])
+def test_a_directory_with_somebody_else_s_manifest_is_not_replaced(text, tokenizer, tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", [{"text": text} for text in texts(10)])
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "manifest.json").write_text(text)
+    (out / "thesis.tex").write_text("years of work")
+    with pytest.raises(SettingsError, match="out is not replaced"):
+        prepare(_request(path, tokenizer, out))
+    assert (out / "thesis.tex").exists()
+
+
+def test_a_dataset_of_a_newer_gptoss_or_one_that_cannot_be_read_is_not_replaced(tokenizer, tmp_path, monkeypatch):
+    path = write_lines(tmp_path / "a.jsonl", [{"text": text} for text in texts(40)])
+    out = tmp_path / "out"
+    prepare(_request(path, tokenizer, out))
+    written = (out / "manifest.json").read_text()
+    (out / "manifest.json").write_text(json.dumps({**json.loads(written), "version": 99}))
+    with pytest.raises(SettingsError, match="newer gptoss"):
+        prepare(_request(path, tokenizer, out, validation_percent=20))
+    (out / "manifest.json").write_text(written)
+
+    def fail(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    asked = _request(path, tokenizer, out, validation_percent=20)
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "read_text", fail)
+        with pytest.raises(SettingsError, match="Input/output error"):
+            prepare(asked)
+    assert (out / "manifest.json").read_text() == written
+    (out / "manifest.json").write_text("")  # a power cut
+    assert prepare(_request(path, tokenizer, out)).documents == 40
 
 
 def test_a_large_record_passes(tokenizer, tmp_path):
