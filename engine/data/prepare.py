@@ -170,7 +170,7 @@ def _check_manifest(output: Path) -> None:
         cause = error.__cause__
         is_read = not isinstance(cause, OSError)
         is_ours = any((output / f"train.idx{ending}").exists() for ending in ("", ".parquet"))
-        if "newer" in error.message or not is_read or not is_ours:
+        if "by a newer gptoss" in error.message or not is_read or not is_ours:
             raise SettingsError(
                 f"{output} is not replaced: {error.message}", "choose another --output; nothing was changed"
             ) from error

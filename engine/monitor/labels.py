@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Iterable
@@ -64,7 +65,8 @@ def write(run: Path, labels: Labels) -> None:
         write_atomic(run / FILE_NAME, json.dumps(asdict(labels)) + "\n")
     except OSError as error:
         raise RunError(
-            f"{run / FILE_NAME} cannot be written: {error.strerror}", "only its owner can label it"
+            f"{run / FILE_NAME} cannot be written: {error.strerror}",
+            "only its owner can label it" if error.errno in (errno.EACCES, errno.EPERM) else "check its disk",
         ) from error
 
 

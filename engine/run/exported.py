@@ -54,13 +54,26 @@ def export(settings: Settings, plan: Plan, directory: Path) -> tuple[list[Path],
     Raises RunError when the directory is not empty or cannot be written, SettingsError when there is no way to start.
     """
     run = RunDirectory(directory)
+    is_ours = False
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if any(directory.iterdir()):
             raise RunError(f"{directory} is not empty", "give a new directory")
+        is_ours = True
         return _Export(run, settings, plan).write()
     except OSError as error:
+        if is_ours:
+            _clear(directory)  # a part of the scripts is of no use, and would be in the way of the next try
         raise RunError(f"{directory} cannot be written: {error.strerror}", "give another directory") from error
+
+
+def _clear(directory: Path) -> None:
+    """Remove what is in `directory`, as far as that is possible."""
+    for entry in directory.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 class _Export:
@@ -93,11 +106,7 @@ class _Export:
 
     def _nothing(self) -> SettingsError:
         """What to say when every way of starting is ruled out; what was written for them is of no use."""
-        for entry in self.run.path.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+        _clear(self.run.path)
         return SettingsError("no script can start this run", "\n        ".join(dict.fromkeys(self._why)))
 
     def _old_environment(self) -> str:

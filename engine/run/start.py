@@ -172,7 +172,7 @@ def readable_state(run: RunDirectory) -> State:
     except UnreadableError:
         raise
     except RunError as error:
-        if "newer" in error.message:
+        if "by a newer gptoss" in error.message:
             raise
     plan = run.read_plan()
     attempts = sorted(path.name for path in run.attempts.glob("[0-9]*-*"))

@@ -127,6 +127,14 @@ def test_a_state_that_cannot_be_read_is_not_rebuilt(
     assert _all_of(run) == before
 
 
+@pytest.mark.parametrize("name", ["mine", "newer"])
+def test_a_state_that_is_not_there_is_rebuilt_whatever_the_run_is_called(run: RunDirectory, name: str) -> None:
+    run.path.rename(run.path.with_name(name))
+    run = RunDirectory(run.path.with_name(name))
+    run.state.unlink()
+    assert start.readable_state(run).name == name
+
+
 def test_a_preparation_is_not_begun_anew_while_its_journal_cannot_be_read(tmp_path: Path, broken: set[Path]) -> None:
     Merger(tmp_path / "work", {"inputs": 1}, [], 2).close()
     broken.add(tmp_path / "work" / JOURNAL)

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from engine import presets
-from engine.errors import ExitCode, SettingsError
-from engine.monitor import exports
+from engine.errors import ExitCode, RunError, SettingsError
+from engine.machine import detect
+from engine.monitor import exports, labels
 from engine.monitor.history import RunRecord
 from engine.paths import make_own, write_atomic
+from engine.plan.planner import make_plan
+from engine.run import exported
 from engine.settings import Settings
 from gptoss_tui import theme
 from gptoss_tui.__main__ import main
@@ -98,3 +101,35 @@ def test_parquet_is_written_like_the_others(tmp_path: Path) -> None:
     link.symlink_to(victim)
     exports.write_metrics(RunRecord(name="night", settings=Settings(), records=()), link)
     assert victim.read_text() == "precious"
+
+
+def test_scripts_that_were_half_written_are_not_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = presets.find("rehearsal").settings
+    plan = make_plan(settings, detect())
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as no_room:
+        no_room.setattr(exported._Export, "_scripts", full)
+        with pytest.raises(RunError, match="No space left"):
+            exported.export(settings, plan, tmp_path / "scripts")
+    assert exported.export(settings, plan, tmp_path / "scripts")[0]
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "years.tex").touch()
+    with pytest.raises(RunError, match="is not empty"):
+        exported.export(settings, plan, tmp_path / "thesis")
+    assert (tmp_path / "thesis" / "years.tex").exists()
+
+
+def test_what_could_not_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError) as told:
+        write_atomic(tmp_path / "state.json", "{}")
+    assert told.value.filename == str(tmp_path / "state.json")
+    with pytest.raises(RunError, match="check its disk|No space") as refused:
+        labels.write(tmp_path, labels.Labels())
+    assert refused.value.hint == "check its disk"
