@@ -23,6 +23,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.monitor import FakeTraining, Terminal, monitor_command
 from engine import paths
 from engine.monitor.tail import Tail
 from engine.plan.layout import Layout
@@ -119,6 +120,34 @@ def many_watchers(root: Path, count: int, rate: int, seconds: float) -> list[tup
     ]  # fmt: skip
 
 
+def many_screens(root: Path, count: int, seconds: float, rate: float = 10.0) -> list[tuple[str, str]]:
+    """One run that logs `rate` iterations a second, in `count` full-screen monitors of 80x24."""
+    training = FakeTraining(root, "screens", rate, total=100_000)
+    training.start()
+    screens = [Terminal(monitor_command(training.run_directory.path), (80, 24)) for _ in range(count)]
+    for screen in screens:
+        screen.await_text("running")
+    time.sleep(seconds / 2)
+    before = [screen.cpu_s() for screen in screens]
+    written = [screen.bytes for screen in screens]
+    began = time.monotonic()
+    time.sleep(seconds)
+    took = time.monotonic() - began
+    busy = sorted((screen.cpu_s() - old) / took for screen, old in zip(screens, before, strict=True))
+    sent = sorted((screen.bytes - old) / took / 1000 for screen, old in zip(screens, written, strict=True))
+    memory = max(screen.memory_mib() for screen in screens)
+    for screen in screens:
+        screen.close()
+    training.is_over.set()
+    training.join()
+    return [
+        (f"{count} full screens (80x24) on a run of {rate:g} iterations/s: CPU of a screen, median and most",
+         f"{busy[count // 2]:.1%}, {busy[-1]:.1%} of one core"),
+        ("what such a screen sends to its terminal, median", f"{sent[count // 2]:.2f} KB/s"),
+        ("memory of the largest of them", f"{memory:,.0f} MiB"),
+    ]  # fmt: skip
+
+
 def _cpu_s(pid: int) -> float:
     times = psutil.Process(pid).cpu_times()
     return times.user + times.system
@@ -167,6 +196,7 @@ def main() -> None:
         os.environ["GPTOSS_RUNS"] = place
         rows = many_runs(root, arguments.runs, arguments.live)
         rows += many_watchers(root, arguments.watchers, arguments.rate, arguments.seconds)
+        rows += many_screens(root, arguments.watchers, arguments.seconds)
         rows += large_log(root, arguments.gigabytes)
     print(json.dumps({"load average at the end": os.getloadavg()}), file=sys.stderr)
     print("| Load | Measured |\n|---|---|")
