@@ -17,6 +17,8 @@ from engine.models import MAX_CONFIG_BYTES, Model, read_config
 from engine.paths import expanded, file_text
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+ADAPTER_FOLDER = "adapter"
+"""In an export of merged weights: the adapters alone, as PEFT reads them."""
 MAX_INDEX_BYTES = 64_000_000
 WEIGHT_TYPES = ("BF16", "F32")
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from engine.checkpoints import pickles
 from engine.checkpoints.pickles import Record
+from engine.checkpoints.tensors import ADAPTER
 from engine.errors import CheckpointError, NotFoundError, UnreadableError
 from engine.paths import file_text, open_file
 
@@ -83,6 +84,11 @@ class DistributedCheckpoint:
     @property
     def has_optimizer(self) -> bool:
         return any(key.startswith(("optimizer", "chained_")) for key in (*self.tensors, *self.objects))
+
+    @property
+    def has_adapters(self) -> bool:
+        """True when it holds LoRA adapters, and no weights of the model."""
+        return any(ADAPTER in key for key in self.weights())
 
     def problems(self) -> list[str]:
         """What is missing or cut off, in words; empty when the checkpoint is whole."""

@@ -125,11 +125,11 @@ def export(question: dict[str, Any]) -> dict[str, Any]:
 
 def logits(question: dict[str, Any]) -> dict[str, Any]:
     from engine.checkpoints import hugging_face, torch_dist
-    from engine.workers.stream.verify import compare_logits
+    from engine.workers.stream import same_logits
 
     reference = hugging_face.read(Path(question["hf"]))
     told: list[str] = []
-    found = compare_logits(
+    found = same_logits.compare(
         reference, torch_dist.read(Path(question["logits"])), "fp32", on_progress=lambda text, *_: told.append(text)
     )
     return {

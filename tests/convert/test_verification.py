@@ -8,14 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from engine.checkpoints import hugging_face, torch_dist
 from engine.checkpoints.tensors import FC1, FC2
-from engine.workers.stream import logits
+from engine.workers.stream import logits, run_config
 from engine.workers.stream.convert import convert
-from engine.workers.stream.forward import run_config_differences
+from engine.workers.stream.torch_tensors import to_torch
 from engine.workers.stream.values import OF_TORCH
 from engine.workers.stream.verify import verify, weight_differences
 from tests.convert.conftest import Judge, MakeSource
@@ -37,7 +38,7 @@ def edit(root: Path, key: str, offsets: tuple[int, ...], change: Callable[[torch
     chunk = next(chunk for chunk in tensor.chunks if chunk.offsets == offsets)
     descriptor = os.open(stored.path / chunk.file, os.O_RDWR)
     raw = torch_dist.raw_tensor(descriptor, chunk, key)
-    values = torch.empty(raw.shape, dtype=OF_TORCH[raw.dtype])
+    values = to_torch(np.empty(raw.shape, OF_TORCH[raw.dtype]))
     os.preadv(descriptor, [memoryview(values.view(torch.uint8).numpy())], raw.start)
     changed = change(values).contiguous()
     assert not torch.equal(changed, values)
@@ -147,7 +148,7 @@ def test_a_changed_architecture_is_seen(
 ) -> None:
     change, named = IN_CONFIG[name]
     root = spoilt(good, tmp_path, change)
-    differences = run_config_differences(root / "iter_0000000", hugging_face.read(source("mxfp4", 64)).model)
+    differences = run_config.differences(root / "iter_0000000", hugging_face.read(source("mxfp4", 64)).model)
     assert len(differences) == 1 and named in differences[0]
     answer = bridge.ask(logits=str(root / "iter_0000000"), hf=str(source("mxfp4", 64)))
     assert not answer["within"]

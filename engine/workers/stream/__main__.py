@@ -1,6 +1,6 @@
 """One conversion in a process of its own: `python -m engine.workers.stream JOB`, JOB as JSON.
 
-The command line starts it, because it itself never loads torch. Prints JSON lines: progress while
+The command line starts it, because it itself never loads numpy or torch. Prints JSON lines: progress while
 it works, then {"result": …} or {"error": …}; what libraries print goes to stderr.
 """
 
@@ -42,6 +42,7 @@ def main(arguments: list[str]) -> int:
     # What libraries print must not be taken for an answer.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy multiplies no matrices here, and starts none for it
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a conversion needs no GPU and must not start one
     progress = _Progress(answers)
     job = json.loads(arguments[0])

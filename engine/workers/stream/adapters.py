@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from engine.checkpoints import safetensors_file, tensors, torch_dist
+from engine.checkpoints.hugging_face import ADAPTER_FOLDER
 from engine.checkpoints.safetensors_file import make_header
-from engine.checkpoints.tensors import ADAPTER, DOWN, FC1, FC2, GATE_UP, OUTPUT, QKV, ROUTER, Shape
+from engine.checkpoints.tensors import DOWN, FC1, FC2, GATE_UP, OUTPUT, QKV, ROUTER, Shape
 from engine.checkpoints.torch_dist import DistributedCheckpoint
 from engine.errors import CheckpointError
 from engine.models import Model
@@ -26,9 +27,10 @@ from engine.workers.stream import run_config
 from engine.workers.stream.files import OutputFile
 from engine.workers.stream.reading import MegatronReader
 from engine.workers.stream.to_hugging_face import Part, Source, qkv_rows
-from engine.workers.stream.values import OF_SAFETENSORS
+from engine.workers.stream.torch_tensors import OF_SAFETENSORS, to_numpy, to_torch
+from engine.workers.stream.values import Array, DType, cast
 
-FOLDER, WEIGHTS, CONFIG = "adapter", "adapter_model.safetensors", "adapter_config.json"
+FOLDER, WEIGHTS, CONFIG = ADAPTER_FOLDER, "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
 
 _MODULE = {
@@ -55,11 +57,6 @@ class Lora:
     @property
     def scale(self) -> float:
         return self.alpha / self.rank
-
-
-def has_adapters(checkpoint: DistributedCheckpoint) -> bool:
-    """True when it holds adapters, and no weights of the model."""
-    return any(ADAPTER in key for key in checkpoint.weights())
 
 
 def read(checkpoint: DistributedCheckpoint, model: Model) -> Lora:
@@ -109,6 +106,7 @@ class Adapters:
     """The two factors of each change: what is added to a weight [out, in] is scale x (up @ down)."""
 
     def __init__(self, reader: MegatronReader, model: Model, lora: Lora) -> None:
+        torch.set_num_threads(1)  # each thread of a conversion computes for itself
         self.lora = lora
         self._reader = reader
         self._model = model
@@ -122,7 +120,8 @@ class Adapters:
         down = self._side(module, "linear_in", layer, expert if is_expert else None)
         if module == QKV:
             projection, key = suffix.split(".")[1], tensors.adapter_key(QKV, "linear_out")
-            return down, qkv_rows(self._reader, self._model, key, layer, projection, (self.lora.rank,)).float()
+            rows = qkv_rows(self._reader, self._model, key, layer, projection, (self.lora.rank,))
+            return down, to_torch(rows).float()
         up = self._side(module, "linear_out", layer, expert if is_expert else None)
         # Megatron's gate rows and then up rows, as Hugging Face's alternating ones.
         return down, up.view(2, -1, self.lora.rank).transpose(0, 1).reshape(up.shape) if module == FC1 else up
@@ -133,28 +132,28 @@ class Adapters:
         rest = shape[len(place) :]
         key = tensors.adapter_key(module, side)
         found = self._reader.box(key, (*place, *(0 for _ in rest)), (*(1 for _ in place), *rest))
-        return found.reshape(rest).float().clone()
+        return to_torch(found).reshape(rest).float().clone()
 
 
 class WithAdapters:
     """A model's weights with its adapters added, each sum in fp32 as PEFT computes it."""
 
-    def __init__(self, base: Source, adapters: Adapters, dtype: torch.dtype) -> None:
+    def __init__(self, base: Source, adapters: Adapters, dtype: DType) -> None:
         self._base = base
         self._adapters = adapters
         self._dtype = dtype
         """In which the training held the weights."""
 
-    def values(self, part: Part) -> Tensor:
+    def values(self, part: Part) -> Array:
         # The factors first: they have memory of their own, the weight lies where the next read goes.
         found = self._adapters.factors(part.layer, part.suffix, part.start) if part.is_in_layer else None
-        weight = self._base.values(part).to(self._dtype)
+        weight = cast(self._base.values(part), self._dtype)
         if found is None:
             return weight
         (down, up), scale = found, self._adapters.lora.scale
         if tensors.is_expert_weight(part.name):
-            return weight.float() + scale * (up @ down).t()[None]
-        return weight.float() + scale * (up[part.start : part.stop] @ down)
+            return to_numpy(to_torch(weight).float() + scale * (up @ down).t()[None])
+        return to_numpy(to_torch(weight).float() + scale * (up[part.start : part.stop] @ down))
 
 
 def peft_tensors(adapters: Adapters, model: Model) -> Iterator[tuple[str, Shape, Callable[[], Tensor]]]:
@@ -186,10 +185,10 @@ def write_weights(file: OutputFile, adapters: Adapters, model: Model, kind: str)
     head, _ = make_header({name: shape for name, shape, _ in made}, kind)
     file.put(head)
     for name, shape, values in made:
-        tensor = values().to(OF_SAFETENSORS[kind]).contiguous()
+        tensor = values().to(OF_SAFETENSORS[kind])
         if tuple(tensor.shape) != shape:
             raise AssertionError(f"{name} has the shape {tuple(tensor.shape)} and not {shape}")
-        file.put(tensor, name)
+        file.put(to_numpy(tensor), name)
 
 
 def size_bytes(model: Model, lora: Lora, item_bytes: int) -> int:

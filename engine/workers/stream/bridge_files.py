@@ -12,12 +12,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from engine.checkpoints.hugging_face import TOKENIZER_FILES
 from engine.checkpoints.torch_dist import BACKEND, BACKEND_VERSION, TRACKER
 from engine.models import Model
 from engine.paths import write_atomic
+from engine.workers.stream.frame import saved
+from engine.workers.stream.values import Array
 
 ITERATION = "iter_0000000"
 COMMON_KEY = "common_state/shard_0_1"
@@ -56,7 +58,7 @@ def write(root: Path, model: Model, dtype: str, source: Path, tokenizer: str) ->
         root / TRACKER: "0",
     }
     for path in (iteration / "train_state.pt", root / "latest_train_state.pt"):
-        torch.save(_train_state(), path)
+        path.write_bytes(saved(_train_state()))
         written.append(path)
     for path, text in texts.items():
         write_atomic(path, text)
@@ -190,9 +192,9 @@ def _tokenizer(place: str) -> dict[str, Any] | None:
     }
 
 
-def _train_state() -> dict[str, torch.Tensor]:
+def _train_state() -> dict[str, Array]:
     """Bridge's TrainState before the first iteration (megatron/bridge/training/state.py, 0.6.2)."""
     counters = ("step", "consumed_train_samples", "skipped_train_samples", "consumed_valid_samples")
-    state = {name: torch.tensor(0) for name in counters}
-    state["floating_point_operations_so_far"] = torch.tensor(0.0)
-    return state | {name: torch.tensor(False) for name in ("do_train", "do_valid", "do_test")}
+    state: dict[str, Array] = {name: np.array(0, np.int64) for name in counters}
+    state["floating_point_operations_so_far"] = np.array(0, np.float32)
+    return state | {name: np.array(False) for name in ("do_train", "do_valid", "do_test")}

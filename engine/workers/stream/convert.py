@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
 import time
-import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from engine.checkpoints import hugging_face, tensors
 from engine.checkpoints import tokenizer as tokenizers
@@ -20,16 +16,18 @@ from engine.checkpoints.torch_dist import METADATA
 from engine.models import Model
 from engine.workers.stream import bridge_files, manifest, metadata, resources, scratch
 from engine.workers.stream.bridge_files import COMMON_KEY, COMMON_STATE, ITERATION
-from engine.workers.stream.files import OnProgress, OutputFile, Unit, Written, making, publish, write_all
+from engine.workers.stream.files import OnProgress, OutputFile, Unit, making, publish, write_all
 from engine.workers.stream.frame import frame, saved
 from engine.workers.stream.manifest import fingerprint
 from engine.workers.stream.reading import HuggingFaceReader
 from engine.workers.stream.to_hugging_face import PIECE_BYTES
 from engine.workers.stream.to_megatron import Piece, ToMegatron
-from engine.workers.stream.values import TORCH_DTYPES
+from engine.workers.stream.values import DTYPES, DType
 
 UNIT_BYTES = 512 << 20
 """About the size of one file: many enough for every thread, few enough for any file system."""
+
+_TORCH_NAMES = {"bf16": "bfloat16", "fp32": "float32"}
 
 type _Entry = list[Any]
 """Of the journal: key, offsets or None for an object, sizes, start, length."""
@@ -52,12 +50,11 @@ def convert(
     writing fails.
     """
     started = time.monotonic()
-    torch.set_num_threads(1)
     scratch.return_large_blocks()
     checkpoint = hugging_face.read(source)
     model = checkpoint.model
     tokenizers.require_fitting(source, model, checkpoint.config)
-    size_bytes = model.parameters * TORCH_DTYPES[dtype].itemsize
+    size_bytes = model.parameters * DTYPES[dtype].itemsize
     threads = resources.threads_for(_thread_bytes(checkpoint, dtype), threads)
     identity = {"to": "megatron", "dtype": dtype, "source": fingerprint(checkpoint)}
     with making(out, identity) as partial, HuggingFaceReader(checkpoint) as reader:
@@ -65,9 +62,9 @@ def convert(
         folder.mkdir(exist_ok=True)
         there = sum(path.stat().st_size for path in folder.glob("*.distcp"))
         resources.require_disk(partial, size_bytes, there)
-        units = _units(ToMegatron(reader, TORCH_DTYPES[dtype]), model, TORCH_DTYPES[dtype])
+        units = _units(ToMegatron(reader, DTYPES[dtype]), model, DTYPES[dtype])
         written = write_all(units, folder, partial / "journal.jsonl", threads, on_progress)
-        _write_metadata(folder, written, tensors.megatron(model), TORCH_DTYPES[dtype])
+        _write_metadata(folder, metadata.pickled(written, tensors.megatron(model), _TORCH_NAMES[dtype]))
         small = bridge_files.write(partial, model, dtype, source, tokenizer or str(source.absolute()))
         facts = {"kind": "megatron", "from": str(source), "dtype": dtype, "parameters": model.parameters}
         manifest.write(partial, facts, folder, written, [*small, folder / METADATA])
@@ -85,14 +82,14 @@ def convert(
 
 def _thread_bytes(checkpoint: HuggingFaceCheckpoint, dtype: str) -> int:
     """The most that one thread holds: the largest matrix as it was read, as it is written, and on the way."""
-    model, item = checkpoint.model, TORCH_DTYPES[dtype].itemsize
+    model, item = checkpoint.model, DTYPES[dtype].itemsize
     expert = 2 * model.ffn * model.hidden
     attention = (model.query_width + 2 * model.kv_width) * model.hidden
     source = max(tensor.size_bytes // math.prod(tensor.shape) for tensor in checkpoint.tensors.values())
     return max(expert, attention, PIECE_BYTES // item) * (2 * item + source)
 
 
-def _units(make: ToMegatron, model: Model, dtype: torch.dtype) -> list[Unit]:
+def _units(make: ToMegatron, model: Model, dtype: DType) -> list[Unit]:
     """The files to write; the layers' largest parts first would help nothing, all are alike."""
     units: list[Unit] = []
 
@@ -158,37 +155,11 @@ def _write_pieces(file: OutputFile, pieces: Iterable[Piece | tuple[str, bytes]])
     return entries
 
 
-def _write_metadata(
-    folder: Path, written: Iterable[Written], shapes: Mapping[str, tensors.Shape], dtype: torch.dtype
-) -> None:
-    """`.metadata`, from what the journal knows of every file; last, because it makes the checkpoint complete."""
-    with metadata.classes() as (torchs, place):
-        pickled = pickle.dumps(_metadata(torchs, place, written, shapes, dtype))
+def _write_metadata(folder: Path, content: bytes) -> None:
+    """`.metadata`; last, because it makes the checkpoint complete."""
     made = folder / f"{METADATA}.tmp"
     with made.open("wb") as file:
-        file.write(pickled)
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     made.rename(folder / METADATA)
-
-
-def _metadata(
-    torchs: Any, place: Any, written: Iterable[Written], shapes: Mapping[str, tensors.Shape], dtype: torch.dtype
-) -> Any:
-    """torch's description of the checkpoint; `torchs` has its classes, `place` is that of a place in a file."""
-    known: dict[str, Any] = {}
-    places: dict[Any, Any] = {}
-    for one in written:
-        for key, offsets, sizes, start, length in one.facts:
-            if offsets is None:
-                known[key] = torchs.BytesStorageMetadata()
-                index = torchs.MetadataIndex(key)
-            else:
-                properties = torchs.TensorProperties(dtype=dtype)
-                tensor = known.setdefault(key, torchs.TensorStorageMetadata(properties, torch.Size(shapes[key]), []))
-                tensor.chunks.append(torchs.ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)))
-                index = torchs.MetadataIndex(key, torch.Size(offsets))
-            places[index] = place(one.name, start, length)
-    return torchs.Metadata(
-        state_dict_metadata=known, storage_data=places, storage_meta=torchs.StorageMeta(save_id=str(uuid.uuid4()))
-    )

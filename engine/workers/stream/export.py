@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
 from engine.checkpoints import hugging_face, tensors, torch_dist
 from engine.checkpoints import tokenizer as tokenizers
@@ -22,12 +22,14 @@ from engine.checkpoints.torch_dist import DistributedCheckpoint
 from engine.errors import CheckpointError
 from engine.models import MAX_CONFIG_BYTES, Model, read_config
 from engine.paths import file_text, write_atomic
-from engine.workers.stream import adapters, bridge_files, manifest, model_card, resources, scratch
-from engine.workers.stream.adapters import Adapters, WithAdapters
+from engine.workers.stream import bridge_files, manifest, model_card, resources, scratch
 from engine.workers.stream.files import JOURNAL, OnProgress, OutputFile, Unit, making, publish, write_all
 from engine.workers.stream.reading import HuggingFaceReader, MegatronReader
 from engine.workers.stream.to_hugging_face import PIECE_BYTES, FromHuggingFace, FromMegatron, Source, parts
-from engine.workers.stream.values import OF_TORCH, TORCH_DTYPES
+from engine.workers.stream.values import DTYPES, FP32, OF_TORCH, DType, cast
+
+if TYPE_CHECKING:
+    from engine.workers.stream.adapters import Adapters
 
 MAX_SHARD_BYTES, MIN_SHARD_BYTES = 5_000_000_000, 250_000_000
 _SHARDS_PER_THREAD = 3
@@ -67,19 +69,20 @@ def export(
     that is missing; else as `convert`.
     """
     started = time.monotonic()
-    torch.set_num_threads(1)
     scratch.return_large_blocks()
     extras = extras or Extras()
     model = read_config(reference)
     with ExitStack() as stack:
-        trained = open_trained(stack, source, model, extras.base, TORCH_DTYPES[dtype])
+        trained = open_trained(stack, source, model, extras.base, DTYPES[dtype])
         tokenizer = extras.tokenizer or _tokenizer(reference, trained.iteration)
         tokenizers.require_rows(tokenizer, model)
         # No reason to refuse: the training may have had a tokenizer of its own.
         config = hugging_face.read_json(reference / "config.json", MAX_CONFIG_BYTES)
         warnings = tokenizers.unknown_ids(tokenizer, config)
-        threads = resources.threads_for(_thread_bytes(trained, model, dtype), threads)
-        shards = _shards(tensors.hugging_face(model), TORCH_DTYPES[dtype].itemsize, threads)
+        threads = resources.threads_for(
+            _thread_bytes(trained, model, dtype), threads, has_torch=trained.adapters is not None
+        )
+        shards = _shards(tensors.hugging_face(model), DTYPES[dtype].itemsize, threads)
         identity = {
             "to": "hugging face",
             "dtype": dtype,
@@ -93,6 +96,8 @@ def export(
         small = _small_files(partial, shards, reference, trained.iteration, dtype)
         small += bridge_files.copy_tokenizer(tokenizer, partial)
         if trained.adapters:
+            from engine.workers.stream import adapters
+
             base = extras.origin or str(reference)
             small.append(adapters.write_config(partial / adapters.FOLDER, trained.adapters.lora, base))
         if extras.describe:
@@ -129,31 +134,33 @@ class Trained:
     """Size of the largest value that is read."""
 
 
-def open_trained(stack: ExitStack, source: Path, model: Model, base: Path | None, dtype: torch.dtype) -> Trained:
+def open_trained(stack: ExitStack, source: Path, model: Model, base: Path | None, dtype: DType) -> Trained:
     """The weights in `source`, or those in `base` with the adapters in `source` added. Raises CheckpointError."""
     iteration = torch_dist.find_iteration(source)
     checkpoint = torch_dist.read(iteration)
-    if not adapters.has_adapters(checkpoint):
+    if not checkpoint.has_adapters:
         require_whole(checkpoint, model)
         weights = FromMegatron(stack.enter_context(MegatronReader(checkpoint)), model)
         stored = max(torch_dist.ITEM_BYTES[tensor.dtype] for tensor in checkpoint.weights().values())
         return Trained(iteration=iteration, source=weights, adapters=None, fingerprint=_fingerprint(iteration),
                        stored_bytes=stored)  # fmt: skip
+    from engine.workers.stream import adapters  # torch adds them up, and only they need it
+
     lora = adapters.read(checkpoint, model)
     if base is None:
         raise CheckpointError(
             f"{iteration} holds LoRA adapters and not the weights that they change",
             "name those, a Megatron or a Hugging Face checkpoint: --base DIR",
         )
-    found = Adapters(stack.enter_context(MegatronReader(checkpoint)), model, lora)
+    found = adapters.Adapters(stack.enter_context(MegatronReader(checkpoint)), model, lora)
     below, fingerprint = _base(stack, base, model)
     return Trained(
         iteration=iteration,
-        source=WithAdapters(below, found, dtype),
+        source=adapters.WithAdapters(below, found, dtype),
         adapters=found,
         fingerprint=[_fingerprint(iteration), fingerprint],
         # The sum of an expert and its change is made in fp32, out of three matrices.
-        stored_bytes=4 * torch.float32.itemsize,
+        stored_bytes=4 * FP32.itemsize,
     )
 
 
@@ -178,12 +185,14 @@ def _units(
         for name, shapes in shards.items()
     ]
     if found := trained.adapters:
+        from engine.workers.stream import adapters
+
         (partial / adapters.FOLDER).mkdir(exist_ok=True)
         kind = _SAFETENSORS_TYPE[dtype]
         units.append(
             Unit(
                 name=f"{adapters.FOLDER}/{adapters.WEIGHTS}",
-                size_bytes=adapters.size_bytes(model, found.lora, TORCH_DTYPES[dtype].itemsize),
+                size_bytes=adapters.size_bytes(model, found.lora, DTYPES[dtype].itemsize),
                 write=lambda file: adapters.write_weights(file, found, model, kind),
             )
         )
@@ -194,7 +203,7 @@ def _units(
 
 def require_whole(checkpoint: DistributedCheckpoint, model: Model) -> None:
     """Raise CheckpointError unless every weight of `model` is there, and nothing else."""
-    if adapters.has_adapters(checkpoint):
+    if checkpoint.has_adapters:
         raise CheckpointError(
             f"{checkpoint.path} holds LoRA adapters and not the weights that they change", "name the base instead"
         )
@@ -219,7 +228,7 @@ def require_whole(checkpoint: DistributedCheckpoint, model: Model) -> None:
 
 def _thread_bytes(trained: Trained, model: Model, dtype: str) -> int:
     """The most that one thread holds: an expert as it was read, put together, and as it is written."""
-    item = TORCH_DTYPES[dtype].itemsize
+    item = DTYPES[dtype].itemsize
     return max(2 * model.ffn * model.hidden, PIECE_BYTES // item) * (2 * item + trained.stored_bytes)
 
 
@@ -248,8 +257,8 @@ def _writer(source: Source, shapes: dict[str, Shape], dtype: str) -> Callable[[O
         for name, shape in shapes.items():
             if file.position != starts[name]:
                 raise AssertionError(f"{name} would begin at {file.position} and not at {starts[name]}")
-            for part in parts(name, shape, TORCH_DTYPES[dtype].itemsize):
-                file.put(source.values(part).to(TORCH_DTYPES[dtype]).contiguous(), name)
+            for part in parts(name, shape, DTYPES[dtype].itemsize):
+                file.put(np.ascontiguousarray(cast(source.values(part), DTYPES[dtype])), name)
 
     return write
 
@@ -292,4 +301,4 @@ def _fingerprint(iteration: Path) -> dict[str, Any]:
 
 
 def _size(shapes: Mapping[str, Shape], dtype: str) -> int:
-    return sum(math.prod(shape) for shape in shapes.values()) * TORCH_DTYPES[dtype].itemsize
+    return sum(math.prod(shape) for shape in shapes.values()) * DTYPES[dtype].itemsize

@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, uint8
-
 from engine.errors import CheckpointError, StepFailed
 from engine.version import __version__
 from engine.workers import files as directories
+from engine.workers.stream.values import U8, Array
 
 JOURNAL, LOCK = "journal.jsonl", "lock"
 _POLL_S = 0.25
@@ -98,9 +97,9 @@ class OutputFile:
         self._hash = hashlib.sha256()
         self.position = 0
 
-    def put(self, data: bytes | Tensor, label: str = "") -> None:
-        """Append bytes, or a contiguous tensor's values. Raises OSError; Cancelled when it is to be given up."""
-        view = memoryview(data.flatten().view(uint8).numpy() if isinstance(data, Tensor) else data)
+    def put(self, data: bytes | Array, label: str = "") -> None:
+        """Append bytes, or a contiguous array's values. Raises OSError; Cancelled when it is to be given up."""
+        view = memoryview(data if isinstance(data, bytes) else data.reshape(-1).view(U8))
         self._hash.update(view)
         done = 0
         while done < len(view):

@@ -19,13 +19,12 @@ from torch import Tensor, nn
 
 from engine.checkpoints import hugging_face, tensors, torch_dist
 from engine.checkpoints.tensors import ADAPTER, FC1, FC2, QKV
-from engine.models import Model
 from engine.plan.layout import Layout
 from engine.settings import TrainingSettings
-from engine.workers.stream import bridge_files, run_config
+from engine.workers.stream import run_config
 from engine.workers.stream.reading import HuggingFaceReader, MegatronReader
 from engine.workers.stream.to_hugging_face import FromHuggingFace, parts
-from engine.workers.stream.values import TORCH_DTYPES
+from engine.workers.stream.torch_tensors import TORCH_DTYPES, to_torch
 
 type LoadOne = Callable[[str, tuple[int, ...]], Tensor]
 """Gives the values of a parameter by its name and shape."""
@@ -72,7 +71,7 @@ def transformers_model(
         def load(name: str, shape: tuple[int, ...]) -> Tensor:
             values = torch.empty(shape, dtype=TORCH_DTYPES[precision])
             for part in parts(name, shapes[name], values.element_size()):
-                values[part.start : part.stop] = source.values(part)
+                values[part.start : part.stop] = to_torch(source.values(part))
             return values.to(device)
 
         owners = [("model.embed_tokens", model.model.embed_tokens), ("model.norm", model.model.norm)]
@@ -116,20 +115,6 @@ def _together(prompts: Sequence[Tensor]) -> Tensor:
 
 def _apart(batch: Tensor, prompts: Sequence[Tensor]) -> list[Tensor]:
     return [logits[None, : prompt.shape[1]].float() for logits, prompt in zip(batch.unbind(), prompts, strict=True)]
-
-
-def run_config_differences(iteration: Path, model: Model) -> list[str]:
-    """What Bridge would build otherwise than `model` is, in words. Raises CheckpointError."""
-    config = run_config.read(iteration)
-    if config is None:
-        return [f"{run_config.NAME} is missing: Bridge can neither train nor export from this checkpoint"]
-    found = config["model"]
-    expected = bridge_files.run_config(model, "bf16", "")["model"]
-    return [
-        f"run_config.yaml has {name} = {found[name]!r} and not {expected[name]!r}"
-        for name in bridge_files.ARCHITECTURE
-        if name in found and found[name] != expected[name]
-    ]
 
 
 @contextlib.contextmanager
@@ -242,12 +227,12 @@ def _answer(model: nn.Module, prompt: Tensor) -> Tensor:
 def _megatron_parameter(reader: MegatronReader, name: str, shape: tuple[int, ...]) -> Tensor:
     """The values of a parameter of Megatron's local layers."""
     if not name.startswith("decoder.layers."):
-        return reader.box(name, (0,) * len(shape), shape).clone()
+        return to_torch(reader.box(name, (0,) * len(shape), shape)).clone()
     _, _, number, rest = name.split(".", 3)
     layer = int(number)
     if expert := _EXPERT.fullmatch(rest):
         key = f"{FC1 if expert[2] == '1' else FC2}.{expert[3]}"
         offsets = (layer, int(expert[1]), *(0 for _ in shape))
-        return reader.box(key, offsets, (1, 1, *shape))[0, 0].clone()
+        return to_torch(reader.box(key, offsets, (1, 1, *shape))[0, 0]).clone()
     key = _SAVED_AS.get(rest, f"decoder.layers.{rest}")
-    return reader.box(key, (layer, *(0 for _ in shape)), (1, *shape))[0].clone()
+    return to_torch(reader.box(key, (layer, *(0 for _ in shape)), (1, *shape))[0]).clone()

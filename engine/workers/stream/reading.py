@@ -14,16 +14,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import torch
-from torch import Tensor
-
 from engine.checkpoints import torch_dist
 from engine.checkpoints.hugging_face import HuggingFaceCheckpoint
 from engine.checkpoints.torch_dist import Chunk, DistributedCheckpoint, RawTensor
 from engine.errors import CheckpointError
 from engine.paths import open_file
 from engine.workers.stream import scratch
-from engine.workers.stream.values import OF_SAFETENSORS, OF_TORCH, require_finite, require_finite_scales
+from engine.workers.stream.values import (
+    OF_SAFETENSORS,
+    OF_TORCH,
+    U8,
+    Array,
+    DType,
+    require_finite,
+    require_finite_scales,
+)
 
 
 class _OpenFiles:
@@ -47,10 +52,10 @@ class _OpenFiles:
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
 
-    def read(self, path: Path, start: int, shape: Sequence[int], dtype: torch.dtype, slot: str) -> Tensor:
+    def read(self, path: Path, start: int, shape: Sequence[int], dtype: DType, slot: str) -> Array:
         """The values from byte `start` on, in scratch memory. Raises CheckpointError when the file ends before."""
         values = scratch.empty(slot, tuple(shape), dtype)
-        view = memoryview(values.flatten().view(torch.uint8).numpy())
+        view = memoryview(values.reshape(-1).view(U8))
         self.read_into(path, start, view)
         return values
 
@@ -73,7 +78,7 @@ class HuggingFaceReader(_OpenFiles):
         super().__init__()
         self.checkpoint = checkpoint
 
-    def rows(self, name: str, start: int, stop: int, slot: str = "") -> Tensor:
+    def rows(self, name: str, start: int, stop: int, slot: str = "") -> Array:
         """Entries `start` to `stop` of the first axis, in scratch memory (`slot`, or one of this tensor's own kind).
 
         Raises CheckpointError, for NaN as well.
@@ -85,11 +90,11 @@ class HuggingFaceReader(_OpenFiles):
         values = self.read(stored.file, stored.start + start * row_bytes, shape, OF_SAFETENSORS[stored.dtype], slot)
         if name.endswith("_scales"):
             require_finite_scales(values, f"{name} of {stored.file.name}")
-        elif values.dtype.is_floating_point:
+        elif values.dtype != U8:
             require_finite(values, f"{name} of {stored.file.name}")
         return values
 
-    def whole(self, name: str) -> Tensor:
+    def whole(self, name: str) -> Array:
         """All of one tensor, in scratch memory of its own."""
         return self.rows(
             name,
@@ -108,7 +113,7 @@ class MegatronReader(_OpenFiles):
         self._raw = cache(self._find)
         self._by_leading = {key: _by_leading(tensor.chunks) for key, tensor in checkpoint.tensors.items()}
 
-    def box(self, key: str, offsets: Sequence[int], sizes: Sequence[int], slot: str = "box") -> Tensor:
+    def box(self, key: str, offsets: Sequence[int], sizes: Sequence[int], slot: str = "box") -> Array:
         """A box of one tensor, in scratch memory. Raises CheckpointError when a part of it is nowhere, or is NaN."""
         tensor = self.checkpoint.tensors[key]
         values = scratch.empty(slot, tuple(sizes), OF_TORCH[tensor.dtype])
@@ -119,13 +124,13 @@ class MegatronReader(_OpenFiles):
             if any(a >= b for a, b in zip(low, high, strict=True)):
                 continue
             part = self._part(key, chunk, low, high, f"{slot} part")
-            found += part.numel()
-            if part.numel() == values.numel():
+            found += part.size
+            if part.size == values.size:
                 values = part
                 break
             inside = tuple(slice(a - o, b - o) for a, b, o in zip(low, high, offsets, strict=True))
             values[inside] = part
-        if found != values.numel():
+        if found != values.size:
             raise CheckpointError(f"{key} lacks a part of {list(sizes)} at {list(offsets)}", "use another checkpoint")
         require_finite(values, f"{key} at {list(offsets)}")
         return values
@@ -138,7 +143,7 @@ class MegatronReader(_OpenFiles):
             return places.get((offsets[0], offsets[1]) if sizes[1] == 1 else (offsets[0],), every)
         return every
 
-    def _part(self, key: str, chunk: Chunk, low: Sequence[int], high: Sequence[int], slot: str) -> Tensor:
+    def _part(self, key: str, chunk: Chunk, low: Sequence[int], high: Sequence[int], slot: str) -> Array:
         """The box from `low` to `high` of one chunk; rows outside it are not read."""
         raw = self._raw(key, chunk)
         lead = next((axis for axis, size in enumerate(raw.shape) if size > 1), 0)

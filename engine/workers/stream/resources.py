@@ -10,8 +10,8 @@ from engine.errors import PreflightError
 
 BUDGET_BYTES = 1000 << 20
 """The whole process stays below 1 GiB."""
-BASE_BYTES = 560 << 20
-"""Python and torch, the pages of its libraries included."""
+BASE_BYTES, TORCH_BYTES = 160 << 20, 400 << 20
+"""Python and numpy, and torch where it computes, the pages of their libraries included."""
 MAX_THREADS = 16
 _MARGIN = 1.01
 """Directories and the small files beside the weights."""
@@ -22,16 +22,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def threads_for(bytes_per_thread: int, wanted: int = 0) -> int:
+def threads_for(bytes_per_thread: int, wanted: int = 0, *, has_torch: bool = False) -> int:
     """How many threads fit into the memory and are worth having. Raises PreflightError when not even one does."""
-    available = available_memory_bytes()
-    if available < BASE_BYTES + bytes_per_thread:
+    available, base = available_memory_bytes(), BASE_BYTES + (TORCH_BYTES if has_torch else 0)
+    if available < base + bytes_per_thread:
         raise PreflightError(
             f"{available / 2**30:.2f} GiB of memory are free and the conversion needs "
-            f"{(BASE_BYTES + bytes_per_thread) / 2**30:.2f} GiB",
+            f"{(base + bytes_per_thread) / 2**30:.2f} GiB",
             "end other processes, or convert on another machine",
         )
-    fitting = (min(BUDGET_BYTES, available) - BASE_BYTES) // max(bytes_per_thread, 1)
+    fitting = (min(BUDGET_BYTES, available) - base) // max(bytes_per_thread, 1)
     return max(1, min(wanted or cores(), fitting, MAX_THREADS))
 
 

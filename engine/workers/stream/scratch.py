@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 _MMAP_THRESHOLD = -3  # mallopt(3)
 _KEPT_BYTES = 1 << 20
@@ -15,14 +15,14 @@ _KEPT_BYTES = 1 << 20
 _local = threading.local()
 
 
-def empty(slot: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A tensor of any values, good until this thread asks for `slot` again."""
-    slots: dict[str, Tensor] = _local.__dict__.setdefault("slots", {})
+def empty(slot: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """An array of any values, good until this thread asks for `slot` again."""
+    slots: dict[str, np.ndarray[Any, Any]] = _local.__dict__.setdefault("slots", {})
     size = math.prod(shape) * dtype.itemsize
-    if slot not in slots or slots[slot].numel() < size:
+    if slot not in slots or slots[slot].size < size:
         slots.pop(slot, None)
-        slots[slot] = torch.empty(size, dtype=torch.uint8)
-    return slots[slot][:size].view(dtype).view(shape)
+        slots[slot] = np.empty(size, np.uint8)
+    return slots[slot][:size].view(dtype).reshape(shape)
 
 
 def return_large_blocks() -> None:

@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from engine.checkpoints import tensors
 from engine.checkpoints.tensors import DOWN, FC1, FC2, GATE_UP, QKV, Shape
 from engine.models import Model
 from engine.workers.stream.reading import HuggingFaceReader, MegatronReader
-from engine.workers.stream.values import dequantize, join_transposed, transposed
+from engine.workers.stream.values import Array, dequantize, join_transposed, transposed
 
 PIECE_BYTES = 32 << 20
 """Rows of the embedding that are moved at once."""
@@ -52,7 +51,7 @@ class Part:
 class Source(Protocol):
     """Gives the values of a part, as transformers would save them; good until it is asked for the next."""
 
-    def values(self, part: Part) -> Tensor: ...
+    def values(self, part: Part) -> Array: ...
 
 
 def parts(name: str, shape: Shape, item_bytes: int) -> Iterator[Part]:
@@ -63,7 +62,7 @@ def parts(name: str, shape: Shape, item_bytes: int) -> Iterator[Part]:
         yield Part(name=name, shape=shape, start=start, stop=min(start + step, shape[0]))
 
 
-def qkv_rows(reader: MegatronReader, model: Model, key: str, layer: int, projection: str, rest: Shape) -> Tensor:
+def qkv_rows(reader: MegatronReader, model: Model, key: str, layer: int, projection: str, rest: Shape) -> Array:
     """The rows of q, k or v of the joint tensor `key` [layers, rows, *rest], where they lie group by group."""
     width, groups = model.head_dim, model.kv_heads
     per_group = model.heads // groups
@@ -74,10 +73,10 @@ def qkv_rows(reader: MegatronReader, model: Model, key: str, layer: int, project
             key,
             (layer, group * stride + first * width, *(0 for _ in rest)),
             (1, count * width, *rest),
-        )[0].clone()
+        )[0].copy()
         for group in range(groups)
     ]
-    return torch.cat(found)
+    return np.concatenate(found)
 
 
 class FromHuggingFace:
@@ -86,7 +85,7 @@ class FromHuggingFace:
     def __init__(self, reader: HuggingFaceReader) -> None:
         self._reader = reader
 
-    def values(self, part: Part) -> Tensor:
+    def values(self, part: Part) -> Array:
         if not tensors.is_expert_weight(part.name):
             return self._reader.rows(part.name, part.start, part.stop)
         checkpoint = self._reader.checkpoint
@@ -106,7 +105,7 @@ class FromMegatron:
         self._reader = reader
         self._model = model
 
-    def values(self, part: Part) -> Tensor:
+    def values(self, part: Part) -> Array:
         if not part.is_in_layer:
             key, rest = tensors.RENAMED_GLOBAL[part.name], part.shape[1:]
             return self._reader.box(key, (part.start,) + (0,) * len(rest), (part.stop - part.start, *rest))
@@ -123,19 +122,19 @@ class FromMegatron:
         make = experts[part.suffix]
         if part.stop - part.start == 1:
             return make(part.layer, part.start)[None]
-        return torch.stack([make(part.layer, expert) for expert in range(part.start, part.stop)])
+        return np.stack([make(part.layer, expert) for expert in range(part.start, part.stop)])
 
-    def _rows(self, key: str, part: Part) -> Tensor:
+    def _rows(self, key: str, part: Part) -> Array:
         rest = part.shape[1:]
         offsets = (part.layer, part.start, *(0 for _ in rest))
         return self._reader.box(key, offsets, (1, part.stop - part.start, *rest))[0]
 
-    def _attention(self, part: Part) -> Tensor:
+    def _attention(self, part: Part) -> Array:
         _, projection, kind = part.suffix.split(".")
         found = qkv_rows(self._reader, self._model, f"{QKV}.{kind}", part.layer, projection, part.shape[1:])
         return found[part.start : part.stop]
 
-    def _gate_up(self, layer: int, expert: int) -> Tensor:
+    def _gate_up(self, layer: int, expert: int) -> Array:
         gate, up = (
             self._reader.box(
                 f"{FC1}.weight",
@@ -147,13 +146,13 @@ class FromMegatron:
         )
         return join_transposed(gate, up)
 
-    def _gate_up_bias(self, layer: int, expert: int) -> Tensor:
+    def _gate_up_bias(self, layer: int, expert: int) -> Array:
         both = self._reader.box(f"{FC1}.bias", (layer, expert, 0), (1, 1, 2 * self._model.ffn))[0, 0]
-        return both.view(2, -1).t().flatten()
+        return both.reshape(2, -1).T.reshape(-1)
 
-    def _down(self, layer: int, expert: int) -> Tensor:
+    def _down(self, layer: int, expert: int) -> Array:
         sizes = (1, 1, self._model.hidden, self._model.ffn)
         return transposed(self._reader.box(f"{FC2}.weight", (layer, expert, 0, 0), sizes)[0, 0])
 
-    def _down_bias(self, layer: int, expert: int) -> Tensor:
-        return self._reader.box(f"{FC2}.bias", (layer, expert, 0), (1, 1, self._model.hidden))[0, 0].clone()
+    def _down_bias(self, layer: int, expert: int) -> Array:
+        return self._reader.box(f"{FC2}.bias", (layer, expert, 0), (1, 1, self._model.hidden))[0, 0].copy()

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from engine.checkpoints import tensors
 from engine.checkpoints.tensors import DOWN, FC1, FC2, GATE_UP, QKV, layer_name
 from engine.workers.stream.reading import HuggingFaceReader
-from engine.workers.stream.values import dequantize, split_transposed, transposed
+from engine.workers.stream.values import Array, DType, cast, dequantize, split_transposed, transposed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,20 +19,20 @@ class Piece:
 
     key: str
     offsets: tuple[int, ...]
-    values: Tensor
+    values: Array
 
 
 class ToMegatron:
     """What each Megatron tensor is made of. The mapping is that of gpt_oss_bridge.py (megatron-bridge 0.6.2)."""
 
-    def __init__(self, reader: HuggingFaceReader, dtype: torch.dtype) -> None:
+    def __init__(self, reader: HuggingFaceReader, dtype: DType) -> None:
         self._reader = reader
         self._model = reader.checkpoint.model
         self._dtype = dtype
 
     def rows(self, name: str, start: int, stop: int) -> Piece:
         """Rows of a tensor outside the layers."""
-        values = self._reader.rows(name, start, stop).to(self._dtype)
+        values = cast(self._reader.rows(name, start, stop), self._dtype)
         return Piece(key=tensors.RENAMED_GLOBAL[name], offsets=(start,) + (0,) * (values.ndim - 1), values=values)
 
     def layer(self, layer: int) -> Iterator[Piece]:
@@ -58,45 +57,45 @@ class ToMegatron:
         bias = self._expert(layer, f"{DOWN}_bias", expert)
         yield Piece(key=f"{FC2}.bias", offsets=(layer, expert, 0), values=bias[None, None])
 
-    def _gate_and_up(self, layer: int, expert: int) -> tuple[Tensor, Tensor]:
+    def _gate_and_up(self, layer: int, expert: int) -> tuple[Array, Array]:
         """Both [ffn, hidden]; Hugging Face keeps their columns (rows, when transposed) alternating."""
         name = layer_name(layer, GATE_UP)
         if self._reader.checkpoint.is_mxfp4:
             return self._blocks(name, expert, slice(0, None, 2), "gate"), self._blocks(
                 name, expert, slice(1, None, 2), "up"
             )
-        matrix = self._reader.rows(name, expert, expert + 1)[0].to(self._dtype)
+        matrix = cast(self._reader.rows(name, expert, expert + 1)[0], self._dtype)
         if self._reader.checkpoint.is_transposed(name):
             return self._halves(matrix)
         return split_transposed(matrix)
 
-    def _down(self, layer: int, expert: int) -> Tensor:
+    def _down(self, layer: int, expert: int) -> Array:
         """[hidden, ffn]"""
         name = layer_name(layer, DOWN)
         if self._reader.checkpoint.is_mxfp4:
             return self._blocks(name, expert, slice(None), "down")
-        matrix = self._reader.rows(name, expert, expert + 1)[0].to(self._dtype)
+        matrix = cast(self._reader.rows(name, expert, expert + 1)[0], self._dtype)
         return matrix if self._reader.checkpoint.is_transposed(name) else transposed(matrix)
 
-    def _blocks(self, name: str, expert: int, rows: slice, slot: str) -> Tensor:
+    def _blocks(self, name: str, expert: int, rows: slice, slot: str) -> Array:
         blocks, scales = (self._reader.rows(f"{name}_{x}", expert, expert + 1)[0] for x in ("blocks", "scales"))
-        return dequantize(blocks[rows], scales[rows], slot).to(self._dtype)
+        return cast(dequantize(blocks[rows], scales[rows], slot), self._dtype)
 
-    def _halves(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        return values[::2].contiguous(), values[1::2].contiguous()
+    def _halves(self, values: Array) -> tuple[Array, Array]:
+        return np.ascontiguousarray(values[::2]), np.ascontiguousarray(values[1::2])
 
-    def _qkv(self, layer: int, part: str) -> Tensor:
+    def _qkv(self, layer: int, part: str) -> Array:
         """Query, key and value rows group by group: the heads that share a key follow one another."""
         groups, width = self._model.kv_heads, self._model.head_dim
         q, k, v = (self._whole(layer, f"self_attn.{name}_proj.{part}") for name in "qkv")
         grouped = [x.reshape(groups, -1, width, *x.shape[1:]) for x in (q, k, v)]
-        return torch.cat(grouped, 1).flatten(0, 2)
+        return np.concatenate(grouped, 1).reshape(-1, *k.shape[1:])
 
-    def _in_layer(self, layer: int, key: str, values: Tensor) -> Piece:
+    def _in_layer(self, layer: int, key: str, values: Array) -> Piece:
         return Piece(key=key, offsets=(layer,) + (0,) * values.ndim, values=values[None])
 
-    def _whole(self, layer: int, name: str) -> Tensor:
-        return self._reader.whole(layer_name(layer, name)).to(self._dtype)
+    def _whole(self, layer: int, name: str) -> Array:
+        return cast(self._reader.whole(layer_name(layer, name)), self._dtype)
 
-    def _expert(self, layer: int, name: str, expert: int) -> Tensor:
-        return self._reader.rows(layer_name(layer, name), expert, expert + 1)[0].to(self._dtype)
+    def _expert(self, layer: int, name: str, expert: int) -> Array:
+        return cast(self._reader.rows(layer_name(layer, name), expert, expert + 1)[0], self._dtype)

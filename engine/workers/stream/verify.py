@@ -17,16 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from engine.checkpoints import hugging_face, manifest, tensors, torch_dist
-from engine.checkpoints.hugging_face import HuggingFaceCheckpoint
+from engine.checkpoints.hugging_face import ADAPTER_FOLDER, HuggingFaceCheckpoint
 from engine.checkpoints.tensors import Shape
 from engine.checkpoints.torch_dist import Chunk, DistributedCheckpoint
 from engine.errors import CheckpointError
-from engine.models import Model
-from engine.workers.stream import adapters, forward, logits, resources, scratch
+from engine.workers.stream import resources, run_config, scratch
 from engine.workers.stream.export import open_trained
 from engine.workers.stream.files import OnProgress
 from engine.workers.stream.reading import HuggingFaceReader, MegatronReader
@@ -37,14 +35,7 @@ from engine.workers.stream.to_hugging_face import (
     Source,
     parts,
 )
-from engine.workers.stream.values import TORCH_DTYPES
-
-_FP32_SHARE = 0.4
-"""Logits are computed in fp32 when one layer in it takes less than this share of the free memory."""
-
-
-_MEGATRON_BYTES = 1 << 30
-"""Megatron, Bridge and transformers, imported: 0.55 GiB is the peak of a verify step of the tiny model."""
+from engine.workers.stream.values import BF16, FP32, Array, bits, cast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +70,11 @@ def verify(
     `against` is the Hugging Face directory; without it only the checkpoint itself is looked at. `base` has
     the weights below adapters. Raises CheckpointError when there is nothing to compare.
     """
-    torch.set_num_threads(1)
     scratch.return_large_blocks()
     iteration = torch_dist.find_iteration(checkpoint)
     stored = torch_dist.read(iteration)
     problems = stored.problems()
-    base = base if adapters.has_adapters(stored) else None
+    base = base if stored.has_adapters else None
     result: dict[str, Any] = {"checkpoint": str(iteration), "against": str(against) if against else None}
     if (listed := manifest.read(iteration.parent)) is not None and not problems:
         problems += manifest.differences(iteration.parent, listed, on_progress)
@@ -112,13 +102,15 @@ class _Look:
     def at_files(self) -> list[str]:
         """The description of either side, and an adapter beside the merged weights."""
         path, model = self.reference.path, self.reference.model
-        problems = forward.run_config_differences(self.stored.path, model)
+        problems = run_config.differences(self.stored.path, model)
         if (listed := manifest.read(path)) is not None:
             # The weights are compared value by value.
             small = {name: facts for name, facts in listed["files"].items() if not name.endswith(".safetensors")}
             problems += manifest.differences(path, {**listed, "files": small})
-        if (path / adapters.FOLDER).is_dir():
-            problems += adapters.differences(path / adapters.FOLDER, self.stored.path, model)
+        if (path / ADAPTER_FOLDER).is_dir():
+            from engine.workers.stream import adapters
+
+            problems += adapters.differences(path / ADAPTER_FOLDER, self.stored.path, model)
         return problems
 
     def at_weights(self, on_progress: OnProgress | None, threads: int) -> list[str]:
@@ -134,14 +126,16 @@ class _Look:
                 f"{self.base} is a Hugging Face checkpoint, and Megatron needs its own to compute logits",
                 "convert it first, or compare values only: --no-logits",
             )
-        precision = precision_for(self.reference.model)
-        needed, free = logits_bytes(self.reference.model, precision), resources.available_memory_bytes()
+        from engine.workers.stream import logits, same_logits
+
+        precision = same_logits.precision_for(self.reference.model)
+        needed, free = same_logits.needed_bytes(self.reference.model, precision), resources.available_memory_bytes()
         if needed > free:
             self.result["logits_skipped"] = (
                 f"logits not compared: that needs {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} are free"
             )
             return []
-        found = compare_logits(self.reference, self.stored, precision, self.base, on_progress)
+        found = same_logits.compare(self.reference, self.stored, precision, self.base, on_progress)
         self.result.update(
             precision=precision,
             logits=[{**one.to_json(), "allowed": one.allowed(precision)} for one in found],
@@ -161,12 +155,12 @@ def weight_differences(
     """The tensors that, exported, would differ from the reference in any bit. Raises CheckpointError for NaN."""
     shapes = tensors.hugging_face(reference.model)
     model = reference.model
-    threads = resources.threads_for(6 * model.ffn * model.hidden * 4, threads)
+    threads = resources.threads_for(6 * model.ffn * model.hidden * 4, threads, has_torch=stored.has_adapters)
     done = 0
     lock = threading.Lock()
     with ExitStack() as stack:
         wanted = FromHuggingFace(stack.enter_context(HuggingFaceReader(reference)))
-        held = torch.bfloat16 if all(one.dtype != "F32" for one in reference.tensors.values()) else torch.float32
+        held = BF16 if all(one.dtype != "F32" for one in reference.tensors.values()) else FP32
         found = open_trained(stack, stored.path, model, base, held).source
 
         def look(item: tuple[str, Shape]) -> Difference | None:
@@ -182,72 +176,37 @@ def weight_differences(
             return [one for one in pool.map(look, shapes.items()) if one is not None]
 
 
-def compare_logits(
-    reference: HuggingFaceCheckpoint,
-    stored: DistributedCheckpoint,
-    precision: str,
-    base: Path | None = None,
-    on_progress: OnProgress | None = None,
-) -> list[logits.Comparison]:
-    """transformers with the reference against Megatron with the checkpoint, at three lengths."""
-    torch.set_num_threads(resources.cores())
-    prompts = logits.prompts(reference.model.vocab, reference.model.window)
-    layers = reference.model.layers
-
-    def telling(who: str) -> forward.OnLayer | None:
-        if on_progress is None:
-            return None
-        return lambda layer: on_progress(f"logits by {who}: layer {layer + 1} of {layers}", layer, layers)
-
-    expected = forward.transformers_logits(reference.path, prompts, precision, telling("transformers"))
-    found = forward.megatron_logits(stored.path, prompts, precision, base, telling("Megatron"))
-    return logits.compare(expected, found)
-
-
-def precision_for(model: Model) -> str:
-    """fp32, the sharper, where a layer of it fits."""
-    layer_bytes = max(model.layer_parameters, model.embedding_parameters) * 4
-    return "fp32" if layer_bytes < _FP32_SHARE * resources.available_memory_bytes() else "bf16"
-
-
-def logits_bytes(model: Model, precision: str) -> int:
-    """About what computing them needs: one layer of either model, both sides' logits and a copy, and Megatron."""
-    layer = max(model.layer_parameters, model.embedding_parameters) * TORCH_DTYPES[precision].itemsize
-    rows = sum(prompt.shape[1] for prompt in logits.prompts(2, model.window))
-    padded = len(logits.prompts(2, model.window)) * 4 * model.window
-    return layer + (2 * padded + rows) * model.vocab * 4 + _MEGATRON_BYTES
-
-
 def _difference(found: Source, wanted: Source, name: str, shape: Shape) -> Difference | None:
     count, largest = 0, 0.0
     guesses: list[str] = []
     for part in parts(name, shape, 4):
-        expected = wanted.values(part).clone()
+        expected = wanted.values(part).copy()
         values = found.values(part)
         # Either may have been rounded on its way: compared is what the narrower format keeps.
         kind = min(expected.dtype, values.dtype, key=lambda dtype: dtype.itemsize)
-        expected, values = expected.to(kind), values.to(kind)
-        if torch.equal(values, expected):
+        expected, values = cast(expected, kind), cast(values, kind)
+        unequal = bits(values) != bits(expected)
+        if not unequal.any():
             continue
-        unequal = values != expected
         count += int(unequal.sum())
-        largest = max(largest, float((values.float() - expected.float()).abs().max()))
+        largest = max(largest, float(np.abs(cast(values, FP32) - cast(expected, FP32)).max()))
         if not guesses:
-            guesses.append(_guess(part, values.clone(), wanted))
+            guesses.append(_guess(part, values.copy(), wanted))
     return Difference(name=name, values=count, largest=largest, guess=guesses[0]) if guesses else None
 
 
-def _guess(part: Part, values: Tensor, wanted: Source) -> str:
+def _guess(part: Part, values: Array, wanted: Source) -> str:
     """What may have happened to this part; a person looks there first."""
-    if not values.count_nonzero():
+    if not np.any(cast(values, FP32)):
         return "all zero"
     if not tensors.is_expert_weight(part.name):
         return ""
     for expert in range(part.shape[0]):
-        other = wanted.values(Part(name=part.name, shape=part.shape, start=expert, stop=expert + 1)).to(values.dtype)
-        if torch.equal(values, other):
+        other = wanted.values(Part(name=part.name, shape=part.shape, start=expert, stop=expert + 1))
+        other = cast(other, values.dtype)
+        if np.array_equal(values, other):
             return f"expert {part.start} is the reference's expert {expert}"
-        if values.shape[1] == values.shape[2] and expert == part.start and torch.equal(values, other.mT):
+        if values.shape[1] == values.shape[2] and expert == part.start and np.array_equal(values, other.swapaxes(1, 2)):
             return f"expert {part.start} is transposed"
     return ""
 
@@ -279,6 +238,5 @@ def _boxes(chunk: Chunk) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
         yield tuple(offsets), tuple(sizes)
 
 
-def _is_constant(values: Tensor) -> bool:
-    low, high = torch.aminmax(values)
-    return values.numel() > 1 and bool(low == high)
+def _is_constant(values: Array) -> bool:
+    return values.size > 1 and bool(values.min() == values.max())
