@@ -41,17 +41,26 @@ def transformers_logits(
     directory: Path, prompts: Sequence[Tensor], precision: str, on_layer: OnLayer | None = None
 ) -> list[Tensor]:
     """What transformers computes from the Hugging Face checkpoint in `directory`."""
-    with transformers_model(directory, precision, on_layer=on_layer) as model, torch.inference_mode():
-        return _apart(model(_together(prompts), use_cache=False).logits, prompts)
+    lengths = [prompt.shape[1] for prompt in prompts]
+
+    def rows(hidden: Tensor) -> Tensor:
+        return torch.cat([one[:length] for one, length in zip(hidden, lengths, strict=True)])[None]
+
+    with transformers_model(directory, precision, on_layer=on_layer, to_head=rows) as model, torch.inference_mode():
+        return _apart(model(_together(prompts), use_cache=False).logits, lengths)
 
 
 @contextlib.contextmanager
 def transformers_model(
-    directory: Path, precision: str, device: str = "cpu", on_layer: OnLayer | None = None
+    directory: Path,
+    precision: str,
+    device: str = "cpu",
+    on_layer: OnLayer | None = None,
+    to_head: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[Callable[..., Any]]:
     """The model of the Hugging Face checkpoint in `directory`, each part of which gets its weights when it is called.
 
-    It takes tokens that lie anywhere and computes on `device`.
+    It takes tokens that lie anywhere and computes on `device`. `to_head` chooses the rows that get logits.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -77,6 +86,8 @@ def transformers_model(
         owners = [("model.embed_tokens", model.model.embed_tokens), ("model.norm", model.model.norm)]
         owners += [(f"model.layers.{i}", layer) for i, layer in enumerate(model.model.layers)]
         owners += [("lm_head", model.lm_head)]
+        if to_head:
+            _choose_rows(model.lm_head, to_head)
         with _weights_on_call(owners, load, on_layer):
             yield lambda tokens, **options: model(tokens.to(device), **options)
 
@@ -99,13 +110,20 @@ def megatron_logits(
         if base is not None:
             weights = stack.enter_context(MegatronReader(torch_dist.read(torch_dist.find_iteration(base))))
             _add_adapters(model, iteration)
+        lengths = [prompt.shape[1] for prompt in prompts]
+
+        # Megatron has the positions first and the prompts second.
+        def rows(hidden: Tensor) -> Tensor:
+            return torch.cat([hidden[:length, number] for number, length in enumerate(lengths)])[:, None]
+
+        _choose_rows(model.get_submodule("output_layer"), rows)
 
         def load(name: str, shape: tuple[int, ...]) -> Tensor:
             reader = trained if ADAPTER in name else weights
             return _megatron_parameter(reader, name.replace(".to_wrap.", "."), shape).to(TORCH_DTYPES[precision])
 
         with _weights_on_call(list(_called(model)), load, on_layer), torch.inference_mode():
-            return _apart(_answer(model, _together(prompts)), prompts)
+            return _apart(_answer(model, _together(prompts)), lengths)
 
 
 def _together(prompts: Sequence[Tensor]) -> Tensor:
@@ -113,8 +131,13 @@ def _together(prompts: Sequence[Tensor]) -> Tensor:
     return nn.utils.rnn.pad_sequence([prompt[0] for prompt in prompts], batch_first=True)
 
 
-def _apart(batch: Tensor, prompts: Sequence[Tensor]) -> list[Tensor]:
-    return [logits[None, : prompt.shape[1]].float() for logits, prompt in zip(batch.unbind(), prompts, strict=True)]
+def _choose_rows(head: nn.Module, choose: Callable[[Tensor], Tensor]) -> None:
+    """Have logits computed of the prompts alone: what is behind the shorter ones would take as much memory again."""
+    head.register_forward_pre_hook(lambda _, arguments: (choose(arguments[0]), *arguments[1:]))
+
+
+def _apart(rows: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+    return [logits.float() for logits in rows.split(lengths, 1)]
 
 
 @contextlib.contextmanager

@@ -48,8 +48,7 @@ def precision_for(model: Model) -> str:
 
 
 def needed_bytes(model: Model, precision: str) -> int:
-    """About what computing them needs: one layer of either model, both sides' logits and a copy, and Megatron."""
+    """About what computing them needs: one layer of either model, both sides' logits, and Megatron."""
     layer = max(model.layer_parameters, model.embedding_parameters) * TORCH_DTYPES[precision].itemsize
     rows = sum(prompt.shape[1] for prompt in logits.prompts(2, model.window))
-    padded = len(logits.prompts(2, model.window)) * 4 * model.window
-    return layer + (2 * padded + rows) * model.vocab * 4 + _MEGATRON_BYTES
+    return layer + 2 * rows * model.vocab * torch.float32.itemsize + _MEGATRON_BYTES
