@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def main(source: Path, scratch: Path, times: int) -> None:
     converting.UNIT_BYTES = exporting.MIN_SHARD_BYTES = exporting.MAX_SHARD_BYTES = _PIECE_BYTES
     good, random_ = scratch / "good", random.Random(7)
     converting.convert(source, good, "bf16")
-    jobs = {
+    jobs: dict[str, Callable[[str], object]] = {
         "convert": lambda dtype: converting.convert(source, scratch / "convert", dtype),
         "export": lambda dtype: exporting.export(good, scratch / "export", source, dtype),
     }
@@ -51,7 +52,7 @@ def main(source: Path, scratch: Path, times: int) -> None:
     print(json.dumps(seen))
 
 
-def _killed(job: Any, after_s: float) -> bool:
+def _killed(job: Callable[[str], object], after_s: float) -> bool:
     pid = os.fork()
     if pid == 0:
         job("bf16")

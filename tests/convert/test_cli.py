@@ -146,7 +146,12 @@ def test_a_log_gets_a_line_every_few_seconds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now.__setitem__(0, now[0] + 0.5) or now[0])
+
+    def later() -> float:
+        now[0] += 0.5
+        return now[0]
+
+    monkeypatch.setattr("engine.cli.checkpoints.time.monotonic", later)
     lines = [{"progress": f"{done} of 100", "done": done, "total": 100} for done in range(1, 101)]
     assert checkpoints._listen(io.StringIO("".join(json.dumps(one) + "\n" for one in lines))) is None
     assert capsys.readouterr().err.splitlines() == [f"{done} of 100" for done in (*range(1, 100, 10), 100)]

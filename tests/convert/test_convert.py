@@ -166,7 +166,12 @@ def test_an_interrupted_conversion_goes_on(source: MakeSource, tmp_path: Path, m
         convert(source("bf16", 64), tmp_path / "out", "bf16", threads=1)
     assert not (tmp_path / "out").exists()
     rewritten: list[str] = []
-    monkeypatch.setattr(files, "_note", lambda journal, one: (rewritten.append(one.name), real(journal, one)))
+
+    def note(journal: Path, written: files.Written) -> None:
+        rewritten.append(written.name)
+        real(journal, written)
+
+    monkeypatch.setattr(files, "_note", note)
     convert(source("bf16", 64), tmp_path / "out", "bf16", threads=1)
     assert noted and rewritten and not set(noted) & set(rewritten)
     convert(source("bf16", 64), tmp_path / "whole", "bf16")
@@ -199,7 +204,7 @@ def test_a_full_disk_and_a_small_memory_are_seen_before(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(resources.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        patch.setattr("engine.workers.stream.resources.shutil.disk_usage", lambda _: usage._replace(free=1000))
         with pytest.raises(PreflightError, match=r"0\.0000 GB free and 0\.0007 GB are needed"):
             convert(source("bf16", 64), tmp_path / "out", "bf16")
     with monkeypatch.context() as patch:
@@ -221,7 +226,7 @@ def test_a_write_that_fails_is_reported(source: MakeSource, tmp_path: Path, monk
 
 def test_how_long_it_will_take_is_said_when_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(files.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("engine.workers.stream.files.time.monotonic", lambda: now[0])
     meter = files.Meter(200_000_000_000)
     meter.keep(100_000_000_000)
     meter.add(1_000_000, "lm_head.weight")

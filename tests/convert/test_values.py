@@ -46,7 +46,7 @@ def test_every_byte_and_scale_is_dequantised_as_transformers_does() -> None:
 
 
 def test_every_bf16_is_widened_and_every_float_rounded_as_torch_does() -> None:
-    every = np.arange(1 << 16, dtype=BF16)
+    every: Array = np.arange(1 << 16, dtype=BF16)
     finite = every[(every & 0x7F80) != 0x7F80]
     assert same_bits(values.cast(finite, FP32), to_torch(finite).float())
     # Each with what follows it: below, at and above the middle, where even and odd round apart.

@@ -46,12 +46,27 @@ def edit(root: Path, key: str, offsets: tuple[int, ...], change: Callable[[torch
     os.close(descriptor)
 
 
+def swap(root: Path, key: str, one: tuple[int, ...], other: tuple[int, ...]) -> None:
+    """Exchange the values of two chunks."""
+    first: list[torch.Tensor] = []
+    second: list[torch.Tensor] = []
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        first.append(x.clone())
+        return x + 1
+
+    def replace(x: torch.Tensor) -> torch.Tensor:
+        second.append(x.clone())
+        return first[0]
+
+    edit(root, key, one, keep)
+    edit(root, key, other, replace)
+    edit(root, key, one, lambda _: second[0])
+
+
 def swap_experts(root: Path) -> None:
     for key, rest in ((f"{FC2}.weight", (0, 0)), (f"{FC2}.bias", (0,))):
-        kept: list[torch.Tensor] = []
-        edit(root, key, (1, 0, *rest), lambda x, kept=kept: (kept.append(x.clone()), x + 1)[1])
-        edit(root, key, (1, 2, *rest), lambda x, kept=kept: (kept.append(x.clone()), kept[0])[1])
-        edit(root, key, (1, 0, *rest), lambda x, kept=kept: kept[1])
+        swap(root, key, (1, 0, *rest), (1, 2, *rest))
 
 
 def transpose_down(root: Path) -> None:
@@ -68,10 +83,7 @@ def drop_a_bias(root: Path) -> None:
 
 
 def gate_for_up(root: Path) -> None:
-    kept: list[torch.Tensor] = []
-    edit(root, f"{FC1}.weight", (0, 0, 0, 0), lambda x: (kept.append(x.clone()), x + 1)[1])
-    edit(root, f"{FC1}.weight", (0, 0, 64, 0), lambda x: (kept.append(x.clone()), kept[0])[1])
-    edit(root, f"{FC1}.weight", (0, 0, 0, 0), lambda x: kept[1])
+    swap(root, f"{FC1}.weight", (0, 0, 0, 0), (0, 0, 64, 0))
 
 
 def _configure(old: str, new: str) -> Callable[[Path], None]:
@@ -84,7 +96,7 @@ def _configure(old: str, new: str) -> Callable[[Path], None]:
     return change
 
 
-IN_WEIGHTS = {
+IN_WEIGHTS: dict[Callable[[Path], None], tuple[str, str]] = {
     swap_experts: ("model.layers.1.mlp.experts.down_proj", "expert 0 is the reference's expert 2"),
     transpose_down: ("model.layers.2.mlp.experts.down_proj", "expert 0 is transposed"),
     zero_a_sink: ("model.layers.1.self_attn.sinks", ""),
