@@ -1,10 +1,11 @@
 """Streaming conversion against Megatron-Bridge's own, and against a plain copy of the bytes.
 
-    python -m bench.convert --scratch DIR [--sizes 0.2 1 4] [--forms bf16 mxfp4] [--bridge-up-to 2]
+    python -m bench.convert --scratch DIR [--sizes 0.2 1 4] [--forms bf16 mxfp4] [--bridge-up-to 2] [--verify]
 
 Every contender runs in a process of its own, one after the other, on the same checkpoint; its
 start and imports count. Memory is that of the whole process tree, sampled: what is private or
-shared (what must fit into RAM), and everything resident (mapped files too).
+shared (what must fit into RAM), and everything resident (mapped files too). With --verify the checkpoint
+is compared with its origin as well: the values, and then values and logits.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["0.2", "1", "4"], choices=list(SIZES))
     parser.add_argument("--forms", nargs="+", default=["bf16", "mxfp4"], choices=("bf16", "mxfp4"))
     parser.add_argument("--bridge-up-to", type=float, default=2.0, help="GB up to which Bridge runs: it needs 2 to 4 x")
+    parser.add_argument("--verify", action="store_true", help="measure the comparison with the origin, too")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each; the fastest counts")
     options = parser.parse_args()
     options.scratch.mkdir(parents=True, exist_ok=True)
@@ -95,8 +97,8 @@ def measure(options: argparse.Namespace, size: str, form: str) -> list[Result]:
     bridge = [*python, "-m", "bench.bridge"]
     found = []
 
-    def run(way: str, contender: str, argv: Sequence[str], out: Path) -> None:
-        best = min((_run(argv, out) for _ in range(options.repeat)), key=lambda one: one[0])
+    def run(way: str, contender: str, argv: Sequence[str], out: Path, *, is_made: bool = True) -> None:
+        best = min((_run(argv, out if is_made else None) for _ in range(options.repeat)), key=lambda one: one[0])
         size_gb = sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) / 1e9
         found.append(Result(size=size, form=form, way=way, contender=contender, written_gb=size_gb,
                             seconds=best[0], cpu_s=best[1], needed_gib=best[2], resident_gib=best[3],
@@ -109,6 +111,9 @@ def measure(options: argparse.Namespace, size: str, form: str) -> list[Result]:
     copy = scratch / "copy"
     run("import", "copy", [sys.executable, "-S", "-m", "bench.byte_copy", str(ours), str(copy)], copy)
     shutil.rmtree(copy)
+    against = {"job": "verify", "source": str(ours), "against": str(source), "base": "", "threads": 0}
+    for contender, with_logits in (("values", False), ("and logits", True)) if options.verify else ():
+        run("verify", contender, [*stream, json.dumps({**against, "with_logits": with_logits})], ours, is_made=False)
     run("export", "streaming", [*stream, export], exported)
     if has_bridge:
         # A reference of 4-bit blocks makes Bridge write no experts: it gets our BF16 export.
@@ -120,9 +125,10 @@ def measure(options: argparse.Namespace, size: str, form: str) -> list[Result]:
     return found
 
 
-def _run(argv: Sequence[str], out: Path) -> tuple[float, float, float, float, float]:
-    """Seconds, processor seconds, peak memory needed, peak resident, load before."""
-    shutil.rmtree(out, ignore_errors=True)
+def _run(argv: Sequence[str], out: Path | None) -> tuple[float, float, float, float, float]:
+    """Seconds, processor seconds, peak memory needed, peak resident, load before; `out` is made anew."""
+    if out:
+        shutil.rmtree(out, ignore_errors=True)
     os.sync()
     load = os.getloadavg()[0]
     peak = [0, 0]
@@ -180,10 +186,10 @@ def table(results: Sequence[Result]) -> str:
         peers = {x.contender: x for x in results if (x.size, x.form, x.way) == (one.size, one.form, one.way)}
         bridge = f"{one.seconds / peers['Bridge'].seconds:.2f}" if "Bridge" in peers else ""
         speed = one.written_gb / one.seconds
-        copied = peers["copy"].written_gb / peers["copy"].seconds
+        of_copy = f"{speed * peers['copy'].seconds / peers['copy'].written_gb:.2f}" if "copy" in peers else ""
         lines.append(
             f"| {one.size} GB {one.form} | {one.way} | {one.contender} | {one.written_gb:.2f} | {one.seconds:.1f} "
-            f"| {bridge} | {speed / copied:.2f} | {one.cpu_s:.1f} | {one.needed_gib:.2f} | {one.resident_gib:.2f} "
+            f"| {bridge} | {of_copy} | {one.cpu_s:.1f} | {one.needed_gib:.2f} | {one.resident_gib:.2f} "
             f"| {one.load:.1f} |"
         )
     return "\n".join(lines)
