@@ -19,7 +19,6 @@ def work(report: Report) -> Mapping[str, Any]:
     """Fill `export/`; a second run replaces it."""
     if report.rank:
         return {}  # one process writes: the disk sets the pace
-    report.phase("importing torch")
     from engine.workers.stream.export import Extras, export
 
     checkpoint = newest_checkpoint(report)
