@@ -63,7 +63,7 @@ def find(checkpoint: Path) -> list[str]:
     """
     found: set[str] = set()
     for path in _files(checkpoint, found):
-        label = str(path.relative_to(checkpoint))
+        label = str(path).removeprefix(f"{checkpoint}/")
         if path.name == torch_dist.METADATA:
             found |= _judged(label, _read_index(path)) | _objects(label, path)
         elif path.name.endswith(torch_dist.METADATA):

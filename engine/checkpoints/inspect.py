@@ -139,12 +139,13 @@ def _megatron(path: Path) -> Inspection:
         return Inspection(
             path=str(path), kind=kind, iterations=iterations, size_bytes=_size_bytes(path), problems=(problem,)
         )
+    config = _run_config(iteration)
     facts: dict[str, Any] = {
         "path": str(iteration),
         "iteration": max(_number(iteration), 0),
         "iterations": iterations or (max(_number(iteration), 0),),
-        "layout": _numbers(iteration, "model", _LAYOUT),
-        "lora": _numbers(iteration, "peft", _LORA),
+        "layout": _numbers(config, "model", _LAYOUT),
+        "lora": _numbers(config, "peft", _LORA),
         "size_bytes": _size_bytes(iteration),
     }
     try:
@@ -191,14 +192,18 @@ def _uses(kind: str, stored: DistributedCheckpoint) -> tuple[str, ...]:
     return tuple(uses)
 
 
-def _numbers(iteration: Path, part: str, names: Mapping[str, str]) -> dict[str, int]:
-    """Whole numbers in one part of run_config.yaml; a few lines of a long file, so no YAML parser."""
+def _run_config(iteration: Path) -> str:
+    """The text of run_config.yaml; empty where it cannot be read."""
     try:
         with open_file(iteration / "run_config.yaml") as file:
-            text = file.read(_RUN_CONFIG_BYTES).decode("utf-8", "replace")
+            return file.read(_RUN_CONFIG_BYTES).decode("utf-8", "replace")
     except OSError:
-        return {}
-    lines = re.search(rf"^{part}:\n((?:[ -].*\n|\n)*)", text, re.MULTILINE)
+        return ""
+
+
+def _numbers(config: str, part: str, names: Mapping[str, str]) -> dict[str, int]:
+    """Whole numbers in one part of run_config.yaml; a few lines of a long file, so no YAML parser."""
+    lines = re.search(rf"^{part}:\n((?:[ -].*\n|\n)*)", config, re.MULTILINE)
     if lines is None:
         return {}
     found = {short: re.search(rf"^  {name}: (\d+)$", lines[1], re.MULTILINE) for short, name in names.items()}

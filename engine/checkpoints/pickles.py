@@ -11,11 +11,11 @@ import contextlib
 import io
 import pickle
 import resource
+import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from engine.errors import CheckpointError
@@ -113,14 +113,28 @@ def _bounded_memory(more: int) -> Iterator[None]:
     """Let this process grow by no more than `more` bytes: one opcode can ask the unpickler for 32 GB."""
     with _one_at_a_time:
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        with open("/proc/self/statm", "rb", buffering=0) as file:
+            pages = int(file.read(64).split()[0])
         limit = pages * resource.getpagesize() + more
+        hook = sys.excepthook
+        sys.excepthook = _but_for_system_errors(hook)
         try:
             if soft == resource.RLIM_INFINITY or limit < soft:
                 resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+            sys.excepthook = hook
+
+
+def _but_for_system_errors(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """`hook` for all others: a bytearray for which there is no memory makes CPython 3.12 print one, besides raising."""
+
+    def printed(kind: type[BaseException], *more: Any) -> None:
+        if not issubclass(kind, SystemError):
+            hook(kind, *more)
+
+    return printed
 
 
 class _Unpickler(pickle.Unpickler):

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import stat
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -171,9 +172,10 @@ def read(iteration: Path) -> DistributedCheckpoint:
     """What `.metadata` says of one iteration. Raises CheckpointError, UnreadableError for an I/O error."""
     file = iteration / METADATA
     try:
-        if file.exists() and not file.is_file():
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
             raise CheckpointError(f"{file} is a pipe or a device", "use another checkpoint")  # reading could not end
-        if file.stat().st_size > MAX_METADATA_BYTES:
+        if status.st_size > MAX_METADATA_BYTES:
             raise CheckpointError(f"{file} is larger than {MAX_METADATA_BYTES:,} bytes", "use another checkpoint")
         with open_file(file) as opened:
             data = opened.read()
@@ -277,7 +279,7 @@ def _check_backend(iteration: Path) -> None:
         return
     except OSError as error:
         raise UnreadableError.of(iteration / BACKEND, error) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{iteration / BACKEND} is damaged: {error}", "use another checkpoint") from error
     kind = backend.get("sharded_backend") if isinstance(backend, dict) else None
     if kind != "torch_dist":

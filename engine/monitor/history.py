@@ -9,7 +9,7 @@ import csv
 import io
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from engine import secrets, visible
@@ -125,7 +125,11 @@ def compare(runs: Sequence[RunRecord], metric: str, by: str, rows: int = 20) -> 
 
 def differing_settings(runs: Sequence[RunRecord]) -> list[tuple[str, list[Value]]]:
     """Every setting in which the runs differ, with its value in each."""
-    found = [(key, [run.settings.value(key) for run in runs]) for key in OPTIONS]
+    tables = [table.name for table in fields(Settings)]
+    differing = {
+        name for name in tables if any(getattr(run.settings, name) != getattr(runs[0].settings, name) for run in runs)
+    }
+    found = [(key, [run.settings.value(key) for run in runs]) for key in OPTIONS if key.partition(".")[0] in differing]
     return [(key, values) for key, values in found if len(set(map(repr, values))) > 1]
 
 

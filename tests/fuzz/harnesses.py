@@ -11,7 +11,6 @@ import pickle
 import shutil
 import struct
 import tempfile
-import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,10 +62,17 @@ def _place() -> Path:
     return place
 
 
-def _file(name: str, data: bytes) -> Path:
+@cache
+def _path(name: str) -> Path:
     path = _place() / name
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(data)
+    return path
+
+
+def _file(name: str, data: bytes) -> Path:
+    path = _path(name)
+    with open(path, "wb", buffering=0) as file:
+        file.write(data)
     return path
 
 
@@ -120,15 +126,14 @@ def _plan(data: bytes) -> None:
 
 def _metadata(data: bytes) -> None:
     """The index of a Megatron checkpoint: a hostile pickle carries nothing out."""
-    _file("iter_0000001/.metadata", data)
-    danger.find(_place() / "iter_0000001")
-    inspect.inspect(_place() / "iter_0000001")
+    iteration = _file("iter_0000001/.metadata", data).parent
+    danger.find(iteration)
+    inspect.inspect(iteration)
 
 
 def _torch_file(data: bytes) -> None:
     """A file that torch would load."""
-    _file("torch/x.pt", data)
-    danger.find(_place() / "torch")
+    danger.find(_file("torch/x.pt", data).parent)
 
 
 def _event_file(data: bytes) -> None:
@@ -201,19 +206,41 @@ def _log_seeds() -> list[bytes]:
     return [path.read_bytes()[-4000:] for path in sorted((ROOT / "tests/captured").rglob("*.log"))][:40]
 
 
+def _failure_seeds() -> list[bytes]:
+    """Logs, and what a rank reports of the exception that ended it."""
+    told = {"error": "LaunchError", "message": "port 29500 is taken", "hint": "set launch.master_port=29501",
+            "traceback": "Traceback (most recent call last):\nengine.errors.LaunchError: port 29500 is taken\n",
+            "rank": 0, "t": 1_700_000_000.5}  # fmt: skip
+    return [*_log_seeds(), json.dumps(told).encode()]
+
+
 def _record_seeds() -> list[bytes]:
     lines = (ROOT / "tests/captured/rehearsal/metrics.jsonl").read_bytes().splitlines(keepends=True)
     events = (ROOT / "tests/captured/rehearsal/events.jsonl").read_bytes().splitlines(keepends=True)
-    return [b"".join(lines[:8]), b"".join(events[:12]), b"".join(events[-6:])]
+    return [b"".join(lines[:8]), b"".join(lines[:2]), b"".join(events[:12]), b"".join(events[-6:])]
 
 
 def _metadata_seeds() -> list[bytes]:
-    archive = _place() / "seed.zip"
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("archive/data.pkl", pickle.dumps({"a": 1}))
+    """Plain pickles, one that calls, and whole indexes: of an object, and of a tensor."""
     named = b"cos\nsystem\n(S'touch /tmp/hit'\ntR."
-    real = [path.read_bytes()[:4000] for path in sorted(ROOT.glob("tests/captured/**/.metadata"))]
-    return [pickle.dumps({"a": [1, 2.5, "x", None]}, protocol) for protocol in range(6)] + [named, *real]
+    plain = [pickle.dumps({"a": [1, 2.5, "x", None]}, protocol) for protocol in range(6)]
+    return [*plain, named, hostile.indexed("a.distcp", 9), hostile.indexed("a.distcp", 9, entry={"a": 1}), _index()]
+
+
+def _index() -> bytes:
+    """The index of one tensor in two chunks, as torch writes it but for what is not read."""
+    made, name, where = hostile.Made, hostile.Name, hostile.METADATA
+    boxes = [{"offsets": (at,), "sizes": (2,)} for at in (0, 2)]
+    properties = made(name(where, "TensorProperties"), (name("torch", "bfloat16"), None, False, None, False))
+    entry = {"properties": properties, "size": (4,),
+             "chunks": tuple(made(name(where, "ChunkStorageMetadata"), box) for box in boxes)}  # fmt: skip
+    places = [
+        (made(hostile.INDEX, {"fqn": "w", "offset": box["offsets"], "index": number}),
+         made(hostile.PLACE, {"relative_path": "a.distcp", "offset": 400 * number, "length": 400}))
+        for number, box in enumerate(boxes)
+    ]  # fmt: skip
+    state = {"state_dict_metadata": {"w": made(name(where, "TensorStorageMetadata"), entry)}, "storage_data": places}
+    return b"\x80\x04" + hostile.emit(made(name(where, "Metadata"), state)) + b"."
 
 
 def _torch_seeds() -> list[bytes]:
@@ -243,8 +270,16 @@ def _with_piece_sums(data: bytes) -> bytes:
 
 
 def _event_seeds() -> list[bytes]:
+    """Its first 29 events, and the first five."""
     [path] = (ROOT / "tests/captured/rehearsal").glob("events.out.tfevents*")
-    return [path.read_bytes()[:1500]]
+    data = path.read_bytes()
+    return [data[:1419], data[:249]]
+
+
+def _wandb_seeds() -> list[bytes]:
+    """A whole file, and its head with the first steps of the history alone."""
+    [whole] = _shipped("tests/captured/wandb/*.wandb")
+    return [whole, whole[:670], whole[:7] + whole[409:670], whole[:7] + whole[409:1247]]
 
 
 def _script_seeds() -> list[bytes]:
@@ -271,9 +306,9 @@ ALL = (
     Harness("metadata", _metadata, _metadata_seeds),
     Harness("torch-file", _torch_file, _torch_seeds),
     Harness("event-file", _event_file, _event_seeds),
-    Harness("wandb", _wandb, lambda: _shipped("tests/captured/wandb/*.wandb")),
+    Harness("wandb", _wandb, _wandb_seeds),
     Harness("report", _report, _record_seeds),
-    Harness("diagnosis", _diagnosis, _log_seeds),
+    Harness("diagnosis", _diagnosis, _failure_seeds),
     Harness("script", _script, _script_seeds),
     Harness("safetensors", _safetensors, _safetensors_seeds),
     Harness("terminal", _terminal, lambda: [b"\x1b]0;title\x07\x1b[2J\x9b31m\xe2\x80\xae text\r\n\t"]),

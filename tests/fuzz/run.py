@@ -9,6 +9,7 @@ A case that raises, or takes more than a second of processor time, is written to
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import signal
 import sys
@@ -57,9 +58,12 @@ def fuzz(harness: Harness, cases: int, seconds: float, seed: int) -> int:
     """Run up to `cases` cases for up to `seconds`; return how many. Raises what a case raised, its input kept."""
     chance, seeds = random.Random(seed), harness.seeds()
     signal.signal(signal.SIGPROF, _too_slow)
-    end = time.monotonic() + seconds
+    began = told = time.monotonic()
     done = 0
-    while done < cases and (done % 256 or time.monotonic() < end):
+    while done < cases and (done % 256 or time.monotonic() < began + seconds):
+        if done % 256 == 0 and time.monotonic() > told + 60:
+            told = time.monotonic()
+            print(f"{harness.name}: {done:,} cases of seed {seed} so far", flush=True)
         data = mutate(chance, seeds)
         signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
         try:
@@ -92,6 +96,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--atheris", action="store_true", help="guided by coverage instead of at random")
     arguments = parser.parse_args()
+    # Few variables, for all are looked through at every redaction; one of them is a secret.
+    os.environ.clear()
+    os.environ.update(HOME="/nonexistent", HF_TOKEN="hf_" + "canary" * 6)
     chosen = [BY_NAME[name] for name in arguments.harness] or list(ALL)
     if arguments.atheris:
         guided(chosen[0], arguments.seconds)

@@ -6,6 +6,7 @@ import _compat_pickle
 import importlib.util
 import os
 import pickle
+import struct
 import subprocess
 import sys
 from collections import OrderedDict
@@ -13,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.checkpoints import danger, torch_dist
-from engine.errors import EngineError
+from engine.checkpoints import danger, pickles, torch_dist
+from engine.errors import CheckpointError, EngineError
 from engine.plan.layout import Layout
 from engine.plan.plan import Plan, PlannedStep
 from engine.run import launch_checks
@@ -193,3 +194,14 @@ def test_it_is_refused_before_the_start(tmp_path: Path) -> None:
     _save(tmp_path / "common.pt", Evil(), 4, zipped=False)
     [found] = [one for one in launch_checks.check(settings, plan) if one.key == "checkpoint.pickle"]
     assert found.severity == "error" and not found.ignorable and "system" in found.what
+
+
+def test_a_bytearray_for_which_there_is_no_memory_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    hook = sys.excepthook
+    for _ in range(50):
+        # CPython counts the views of a bytearray that was never made, where one that had views lay before.
+        views = [memoryview(bytearray(b"xy")) for _ in range(5)]
+        del views
+        with pytest.raises(CheckpointError):
+            pickles.load(b"\x80\x05\x96" + struct.pack("<Q", 1 << 61) + b".", "x")
+    assert capsys.readouterr().err == "" and sys.excepthook is hook
