@@ -18,7 +18,8 @@ from engine.options import Value
 from engine.settings import Settings
 from engine.shell_words import Word
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 100_000
+"""A launch script is a few kilobytes; the time to read one grows with the square of a word's length."""
 _TRAINER, _TUTORIAL = "pretrain_gpt.py", "02_train.sh"
 _STARTERS = ("torchrun", "torch.distributed.run", "torch.distributed.launch")
 _CONTAINERS = ("docker", "podman", "nerdctl")
@@ -122,8 +123,9 @@ def _read_script(text: str, reading: Reading) -> None:
         reading.ignore(_said(command)[:80], "the last command that starts a training counts")
     if lines := _SBATCH.findall(text):
         reading.set("launch.launcher", "slurm", "#SBATCH …")
-    for line in lines:
-        _read_sbatch(line, reading)
+    further = [option for line in lines for option in _read_sbatch(line, reading)]
+    if further:
+        reading.values["launch.slurm_options"] = " ".join(further)
     _read_launch(launches[-1], reading)
     for word in sorted(script.skips):
         reading.ignore(f"{word} …", "blocks of this kind are not followed")
@@ -138,7 +140,7 @@ def _start_of(command: list[Word]) -> int | None:
     """Where the program that trains is named in a command; None when it starts no training."""
     if not command or command[0].text in ("echo", "[", "[[", "cat", "test", "tee", "grep"):
         return None
-    names = [Path(word.text).name for word in command]
+    names = [_name(word) for word in command]
     found = [position for position, name in enumerate(names) if name in (_TRAINER, _TUTORIAL)]
     return found[0] if found else None
 
@@ -152,10 +154,10 @@ def _read_launch(command: list[Word], reading: Reading) -> None:
     if program == "srun":
         reading.set("launch.launcher", "slurm", "srun")
     after = [Word(place(word.text), word.is_known) for word in after]
-    starter = [position for position, word in enumerate(before) if Path(word.text).name in _STARTERS]
+    starter = [position for position, word in enumerate(before) if _name(word) in _STARTERS]
     if starter:
         megatron_flags.read_torchrun(megatron_flags.split(before[starter[-1] + 1 :]), reading)
-    if Path(command[at].text).name == _TUTORIAL:
+    if _name(command[at]) == _TUTORIAL:
         _read_tutorial(after, reading)
     else:
         megatron_flags.read_training(megatron_flags.split(after), reading)
@@ -180,7 +182,7 @@ class _Places:
 
 def _outside(before: list[Word], reading: Reading) -> _Places:
     """Read the container command in front, if there is one."""
-    names = [Path(word.text).name for word in before]
+    names = [_name(word) for word in before]
     position = next((names.index(name) for name in _CONTAINERS if name in names), None)
     if position is None or names[position + 1 : position + 2] != ["run"]:
         return _Places()
@@ -190,7 +192,7 @@ def _outside(before: list[Word], reading: Reading) -> _Places:
     words = before[position + 2 :]
     # What the container starts follows the image.
     starts = ("bash", "sh", "python", "python3", *_STARTERS)
-    image = next((n for n, word in enumerate(words) if n and Path(word.text).name in starts), len(words)) - 1
+    image = next((n for n, word in enumerate(words) if n and _name(word) in starts), len(words)) - 1
     if 0 <= image and words[image].is_known and not words[image].text.startswith("-"):
         reading.set("launch.image", words[image].text, words[image].text)
     elif 0 <= image:
@@ -242,13 +244,14 @@ def _read_tutorial(words: list[Word], reading: Reading) -> None:
         reading.set("data.source", "mock", "no --data")
 
 
-def _read_sbatch(line: str, reading: Reading) -> None:
-    """One `#SBATCH` line."""
+def _read_sbatch(line: str, reading: Reading) -> list[str]:
+    """One `#SBATCH` line; returns what is for sbatch itself."""
+    further = []
     try:
         words = [Word(text) for text in shell_words.words_of(line)]
     except ValueError:
         reading.refuse(f"#SBATCH {line}", "its quotes do not close")
-        return
+        return []
     for name, given in megatron_flags.split(words).items():
         said = f"#SBATCH {given.said}"
         if name in _SBATCH_NAMES:
@@ -256,8 +259,10 @@ def _read_sbatch(line: str, reading: Reading) -> None:
         elif name in ("--output", "--error", "--job-name", "--exclusive", "--mem", "--ntasks-per-node", "--open-mode"):
             reading.ignore(said, "gptoss writes its own")
         else:
-            further = [str(reading.values.get("launch.slurm_options", "")), f"{name}={given.value}".rstrip("=")]
-            reading.set("launch.slurm_options", " ".join(filter(None, further)), said)
+            option = f"{name}={given.value}".rstrip("=")
+            if reading.set("launch.slurm_options", option, said):
+                further.append(option)
+    return further
 
 
 _SBATCH_NAMES = {
@@ -269,6 +274,11 @@ _SBATCH_NAMES = {
     "--time": "launch.time_limit",
     "--mail-user": "launch.mail",
 }
+
+
+def _name(word: Word) -> str:
+    """The last part of a path: what the program is called."""
+    return word.text.rpartition("/")[2]
 
 
 def _said(command: list[Word]) -> str:

@@ -19,7 +19,7 @@ from engine.options import Option, Problem, check, option, options_of, suggest
 from engine.paths import write_atomic
 
 VERSION = 1
-MAX_BYTES = 100_000
+MAX_BYTES = 5_000
 """A machine file is a kilobyte; a larger one is something else."""
 
 

@@ -41,14 +41,15 @@ class Reading:
     ignored: list[Told] = field(default_factory=list)
     impossible: list[Told] = field(default_factory=list)
 
-    def set(self, key: str, text: str, said: str, why: str = "") -> None:
-        """Take `text` for the setting `key`; `said` is what stood there."""
+    def set(self, key: str, text: str, said: str, why: str = "") -> bool:
+        """Take `text` for the setting `key`; `said` is what stood there. False when it cannot be."""
         value = parse(OPTIONS[key], text)
         if isinstance(value, Problem):
             self.impossible.append(Told(text=said, key=key, why=f"{value.message}; {value.hint}"))
-        else:
-            self.values[key] = value
-            self.understood.append(Told(text=said, key=key, why=why))
+            return False
+        self.values[key] = value
+        self.understood.append(Told(text=said, key=key, why=why))
+        return True
 
     def ignore(self, said: str, why: str) -> None:
         self.ignored.append(Told(text=said, why=why))

@@ -483,6 +483,9 @@ OPTIONS: dict[str, Option] = {o.key: o for table, owner in _TABLES.items() for o
 """Every option by its key, in the order in which people meet them."""
 
 
+_MOST_HINTS = 50
+
+
 def find_option(key: str) -> Option:
     """The option called `key`. Raises SettingsError with the nearest name."""
     if key in OPTIONS:
@@ -516,7 +519,9 @@ def merge(base: Settings, tables: Mapping[str, Any]) -> Settings:
     changed: dict[str, Any] = {}
     for table, values in tables.items():
         if table not in _TABLES:
-            problems.append(Problem(key=table, message="there is no such table", hint=suggest(table, list(_TABLES))))
+            problems.append(
+                Problem(key=table, message="there is no such table", hint=_near(table, list(_TABLES), problems))
+            )
             continue
         if table == "layout" and isinstance(values, str):
             values = {"mode": values}  # `layout = "auto"` is how people say it
@@ -544,7 +549,9 @@ def _checked(table: str, values: Mapping[str, Any], problems: list[Problem]) -> 
     for name, value in values.items():
         key = f"{table}.{name}"
         if key not in OPTIONS:
-            problems.append(Problem(key=key, message="there is no such setting", hint=suggest(key, list(OPTIONS))))
+            problems.append(
+                Problem(key=key, message="there is no such setting", hint=_near(key, list(OPTIONS), problems))
+            )
             continue
         result = check(OPTIONS[key], value)
         if isinstance(result, Problem):
@@ -560,6 +567,11 @@ def _as_tables(values: Mapping[str, object]) -> dict[str, dict[str, object]]:
         found = find_option(key)
         tables.setdefault(found.table, {})[found.name] = value
     return tables
+
+
+def _near(word: str, known: list[str], problems: list[Problem]) -> str:
+    """`did you mean X?`, for the first problems only: to look for X takes a millisecond."""
+    return suggest(word, known) if len(problems) < _MOST_HINTS else ""
 
 
 def _refuse(problems: list[Problem]) -> None:

@@ -11,8 +11,10 @@ from engine.errors import NotFoundError, SettingsError
 from engine.paths import write_atomic
 from engine.settings import VERSION, Settings, merge, to_tables
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 50_000
 """A settings file is a few kilobytes; a larger one is something else."""
+MAX_DOTS = 1000
+"""In one line. A key of 20,000 parts keeps TOML's parser busy for many seconds."""
 
 
 def read_tables(path: Path) -> dict[str, Any]:
@@ -23,7 +25,10 @@ def read_tables(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise SettingsError(f"{path} is larger than {MAX_BYTES:,} bytes", "give a gptoss.toml")
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if max(line.count(".") for line in text.split("\n")) > MAX_DOTS:
+            raise SettingsError(f"{path} has a line with more than {MAX_DOTS:,} dots", "give a gptoss.toml")
+        tables = tomllib.loads(text)
     except FileNotFoundError:
         raise NotFoundError(f"there is no file {path}", "list presets with: gptoss presets") from None
     except OSError as error:

@@ -18,6 +18,8 @@ _OPENERS = {"while": "done", "until": "done", "for": "done", "select": "done", "
 """Words that begin what is not followed, and the word that ends it."""
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(\+?)=(.*)", re.DOTALL)
 _REFERENCE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)(?:\[[@*]\])?(?::?-([^{}$`]*))?\}|([A-Za-z_][A-Za-z0-9_]*))")
+_MOST_LETTERS = 1_000_000
+"""That variables may be filled in with; some lines of `A=$A$A` would fill any memory."""
 _PRODUCT = re.compile(r"\s*\$?\{?\w+\}?(\s*\*\s*\$?\{?\w+\}?)*\s*")
 
 
@@ -95,6 +97,7 @@ class _Reader:
         self._variables: dict[str, Word] = {}
         self._arrays: dict[str, list[Word]] = {}
         self._script = Script()
+        self._letters = 0
 
     def read(self) -> Script:
         for command in self._commands():
@@ -193,6 +196,7 @@ class _Reader:
     def _expand(self, token: str) -> list[Word]:
         """A token as the words that it becomes."""
         if (match := _REFERENCE.fullmatch(token)) and (name := match[1] or match[3]) in self._arrays:
+            self._count(sum(len(word.text) + 1 for word in self._arrays[name]))
             return list(self._arrays[name])
         word = self._joined(token)
         if word.text.startswith("--") and " " in word.text:
@@ -212,10 +216,20 @@ class _Reader:
             if value is None or not value.is_known:
                 is_known = False
                 return match[0]
+            self._count(len(value.text))
             return value.text
 
         text = _REFERENCE.sub(fill, token)
         return Word(text, is_known and "$" not in text)
+
+    def _count(self, letters: int) -> None:
+        """Take note of letters that are filled in. Raises SettingsError for too many."""
+        self._letters += letters
+        if self._letters > _MOST_LETTERS:
+            raise SettingsError(
+                f"its variables grow to more than {_MOST_LETTERS:,} letters",
+                "give the command line that starts the training",
+            )
 
 
 def _split_operators(token: str) -> list[str]:

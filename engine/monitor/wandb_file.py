@@ -40,14 +40,14 @@ class WandbFile:
         self._data = b""
         self._start = 0
         """Place in the file of the first byte of `_data`."""
-        self._record = b""
+        self._record = bytearray()
 
     def read(self) -> list[Record]:
         """Records of the newly completed history; about 1 MiB at most."""
         new = self._file.read()
         self._file.close()
         if self._file.restarts != self._restarts:
-            self._restarts, self._data, self._start, self._record = self._file.restarts, b"", 0, b""
+            self._restarts, self._data, self._start, self._record = self._file.restarts, b"", 0, bytearray()
             self.is_damaged = False
         self._data += new
         return [found for record in self._records() if (found := _history(record)) is not None]
@@ -59,42 +59,39 @@ class WandbFile:
 
     def _records(self) -> Iterator[bytes]:
         for kind, piece in self._pieces():
-            self._record = piece if kind in (_WHOLE, _FIRST) else self._record + piece
+            if kind in (_WHOLE, _FIRST):
+                self._record.clear()
+            self._record += piece
             if len(self._record) > LONGEST_RECORD_BYTES:
                 self.is_damaged = True
             elif kind in (_WHOLE, _LAST):
-                yield self._record
+                yield bytes(self._record)
 
-    def _pieces(self) -> Iterator[tuple[int, bytes]]:
+    def _pieces(self) -> Iterator[tuple[int, memoryview]]:
         """Kind and data of every whole piece at hand."""
-        if self._start == 0 and len(self._data) >= _FILE_HEADER_BYTES:
+        data, at = memoryview(self._data), 0
+        if self._start == 0 and len(data) >= _FILE_HEADER_BYTES:
             self.is_damaged = not self._data.startswith(_MAGIC)
-            self._drop(_FILE_HEADER_BYTES)
-        while self._start and not self.is_damaged and self._skip_padding() and len(self._data) >= _PIECE.size:
-            check, size, kind = _PIECE.unpack_from(self._data)
-            end = _PIECE.size + size
-            if len(self._data) < end:
-                return
-            is_whole = end <= BLOCK_BYTES - self._start % BLOCK_BYTES
-            if not is_whole or check != zlib.crc32(self._data[_PIECE.size - 1 : end]):
+            at = _FILE_HEADER_BYTES
+        while self._start + at and not self.is_damaged:
+            left = BLOCK_BYTES - (self._start + at) % BLOCK_BYTES
+            if left < _PIECE.size:  # zeros, for there is no room for a piece; not all of them may be there yet
+                if len(data) - at < left:
+                    break
+                at += left
+                continue
+            if len(data) - at < _PIECE.size:
+                break
+            check, size, kind = _PIECE.unpack_from(data, at)
+            begin, end = at + _PIECE.size, at + _PIECE.size + size
+            if len(data) < end:
+                break
+            if end - at > left or check != zlib.crc32(data[begin - 1 : end]):
                 self.is_damaged = True
-                return
-            piece = self._data[_PIECE.size : end]
-            self._drop(end)
-            yield kind, piece
-
-    def _skip_padding(self) -> bool:
-        """Step over the zeros at the end of a block that has no room for a piece; False while they are not there."""
-        left = BLOCK_BYTES - self._start % BLOCK_BYTES
-        if left < _PIECE.size:
-            if len(self._data) < left:
-                return False
-            self._drop(left)
-        return True
-
-    def _drop(self, size: int) -> None:
-        self._data = self._data[size:]
-        self._start += size
+                break
+            yield kind, data[begin:end]
+            at = end
+        self._data, self._start = self._data[at:], self._start + at
 
 
 def find_wandb_files(directory: Path) -> list[Path]:
@@ -127,7 +124,7 @@ def _items(history: memoryview) -> Iterator[tuple[str, object]]:
                 value = text(content)
         try:
             yield name, json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
 
 

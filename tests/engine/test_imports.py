@@ -143,14 +143,16 @@ def test_an_env_file_gives_the_five_keys_and_keeps_the_rest(tmp_path):
 
 def test_a_batch_script_becomes_a_slurm_run(tmp_path):
     text = (
-        "#!/bin/bash\n#SBATCH --nodes=4 --partition=h100\n#SBATCH --time=12:00:00\n#SBATCH --constraint=ib\n"
-        "#SBATCH --output=log\nsrun torchrun --nproc-per-node 8 --rdzv-endpoint $HOST:29500 pretrain_gpt.py "
+        "#!/bin/bash\n#SBATCH --nodes=4 --partition=h100\n#SBATCH --time=12:00:00\n#SBATCH --constraint=ib --nice\n"
+        "#SBATCH --output=log --comment=long\n"
+        "srun torchrun --nproc-per-node 8 --rdzv-endpoint $HOST:29500 pretrain_gpt.py "
         "--train-iters 10 --load /ckpt/base --finetune\n"
     )
     found = _read(tmp_path, text)
     assert found.values == {
         "launch.launcher": "slurm", "machine.nodes": 4, "launch.partition": "h100", "launch.time_limit": "12:00:00",
-        "launch.slurm_options": "--constraint=ib", "machine.gpus_per_node": 8, "training.iterations": 10,
+        "launch.slurm_options": "--constraint=ib --nice --comment=long", "machine.gpus_per_node": 8,
+        "training.iterations": 10,
         "model.checkpoint": "/ckpt/base", "training.goal": "continue",
     }  # fmt: skip
     assert "--rdzv-endpoint $HOST:29500" in _of(found.impossible)
@@ -247,6 +249,8 @@ def test_an_env_file_that_we_wrote_is_read_back(values):
         ("echo hello\n", "nothing in it starts pretrain_gpt.py"),
         ("torchrun 'pretrain_gpt.py\n", "No closing quotation"),
         ("", "nothing in it starts"),
+        ("A=xxxxxxxx\n" + "A=$A$A\n" * 60 + "torchrun pretrain_gpt.py $A\n", "its variables grow"),
+        ("A=(x y)\n" + "A=($A $A)\n" * 60 + "torchrun pretrain_gpt.py $A\n", "its variables grow"),
     ],
 )
 def test_what_starts_no_training_is_refused(tmp_path, text, words):

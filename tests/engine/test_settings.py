@@ -149,6 +149,18 @@ def test_a_newer_or_missing_or_huge_file_is_refused(tmp_path):
         settings_file.load(huge)
 
 
+def test_a_file_that_would_take_long_is_refused_or_read_in_short(tmp_path):
+    path = tmp_path / "gptoss.toml"
+    path.write_text("a." * 5000 + "a = 1\n")
+    with pytest.raises(SettingsError, match="more than 1,000 dots"):
+        settings_file.load(path)
+    path.write_text("[training]\n" + "".join(f"iteration{n} = 1\n" for n in range(200)))
+    with pytest.raises(SettingsError) as caught:
+        settings_file.load(path)
+    assert caught.value.message.count("there is no such setting") == 200
+    assert 0 < caught.value.message.count("did you mean") < 50
+
+
 def test_find_option_names_the_nearest():
     with pytest.raises(SettingsError) as caught:
         find_option("training.learning_rat")

@@ -95,7 +95,10 @@ def test_records_longer_than_a_block_and_paddings(tmp_path):
     assert [one["loss"] for one in read_all(path)] == [step / 10 for step in range(1, 200)]
 
 
-@pytest.mark.parametrize("values", [[], [("_step", "1")], [("_step", "x"), ("_timestamp", "1")], [("_step", "null")]])
+@pytest.mark.parametrize(
+    "values",
+    [[], [("_step", "1")], [("_step", "x"), ("_timestamp", "1")], [("_step", "null")], [("_step", "[" * 5000)]],
+)
 def test_a_history_without_step_or_time_is_none(tmp_path, values):
     path = tmp_path / "run-x.wandb"
     path.write_bytes(log_of([message(2, b"".join(item(*pair) for pair in values)), b"\xff\xff", b""]))
