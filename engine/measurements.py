@@ -67,7 +67,7 @@ def recall(path: Path | None = None) -> tuple[Measurement, ...]:
         if value["version"] != VERSION:
             return ()
         found = tuple(Measurement(**item) for item in value["measured"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ()
     return tuple(one for one in found if _is_whole(one))
 

@@ -164,7 +164,7 @@ def _is_complete(snapshot: Path) -> bool:
     try:
         index = json.loads((snapshot / "model.safetensors.index.json").read_text(encoding="utf-8"))
         return all((snapshot / name).exists() for name in set(index["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 

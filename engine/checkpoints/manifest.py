@@ -22,7 +22,7 @@ def read(root: Path) -> dict[str, Any] | None:
         value = json.loads(file_text(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}", "convert again") from error
     if not isinstance(value, dict) or not isinstance(value.get("files"), dict):
         raise CheckpointError(f"{path} lists no files", "convert again")

@@ -136,7 +136,7 @@ def _config(directory: Path) -> dict[str, Any]:
     """The tokenizer's configuration with its template, wherever that is written."""
     try:
         config: dict[str, Any] = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         config = {}
     if (directory / TEMPLATE_FILE).is_file():
         config["chat_template"] = (directory / TEMPLATE_FILE).read_text(encoding="utf-8")

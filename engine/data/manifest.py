@@ -92,7 +92,7 @@ class Manifest:
                 "notices": tuple(value.get("notices", ())),
             }
             return cls(**{**value, **lists})
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise SettingsError(f"{path} cannot be used: {error}", "run the prepare step again") from error
 
 

@@ -109,7 +109,7 @@ def _with_tools(messages: list[Mapping[str, Any]], tools: object) -> list[Mappin
         # Tables hold such lists as JSON: each tool has other columns.
         try:
             tools = json.loads(tools) if tools.strip() else None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Unusable("its 'tools' are not JSON") from None
     if not tools:
         return messages

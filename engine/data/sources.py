@@ -189,7 +189,7 @@ def _is_utf8(path: str) -> bool:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path} cannot be read: {error}", "save the dataset again") from error
     return value if isinstance(value, dict) else {}
 

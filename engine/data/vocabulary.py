@@ -179,7 +179,7 @@ def _own_end(file: Path) -> str:
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         try:
             token = json.loads(file_text(file.parent / name)).get("eos_token")
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             continue
         if token:
             return str(token.get("content", "") if isinstance(token, dict) else token)

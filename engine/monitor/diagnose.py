@@ -276,7 +276,7 @@ def _read_report(path: Path) -> Text | None:
             is_report=True,
             own_error=error if is_own else None,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return None
 
 

@@ -55,7 +55,7 @@ def read(run: Path) -> Labels:
     try:
         value = json.loads((run / FILE_NAME).read_text(encoding="utf-8"))
         return Labels(is_archived=value["is_archived"] is True).with_tags(value["tags"]).with_note(value["note"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SettingsError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SettingsError, RecursionError):
         return Labels()
 
 

@@ -83,7 +83,7 @@ def load_rules(path: Path | None = None) -> NotifyRules:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return NotifyRules()
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise SettingsError(f"{path} cannot be read: {error}", "see docs/monitoring.md") from error
     kinds = {item.name: type(item.default) for item in fields(NotifyRules)}
     for name, value in values.items():

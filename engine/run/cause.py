@@ -29,7 +29,7 @@ def cause_of(run: RunDirectory) -> Diagnosis | None:
     attempt = run.attempt(state.attempt, state.step)
     try:
         return Diagnosis.from_json(json.loads((attempt / "diagnosis.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         # A copied run may lack it, and one of an older gptoss was judged by a smaller catalogue.
         found = diagnose_texts(read_attempt(attempt), settings_file.load(run.settings), run.read_plan())
         return found or _as_told(state, attempt)

@@ -24,6 +24,7 @@ def _report(**last: object) -> bytes:
 
 
 BROKE = {
+    "diagnosis": [b"[" * 2000, b'{"error": "E", "message": "m", "rank": 1e999, "t": 1}'],
     "safetensors": [_safetensors(b'{"w": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 1e999]}}')],
     "log": [b" [0] global_step: 1e999 | iteration 1/ 9 |", b"Training epoch 0, iteration 0/9 | global_step: 1e999"],
     "metadata": [b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\xff.", b"\x80\x02]r\xff\xff\xff\xff."],
@@ -32,6 +33,7 @@ BROKE = {
         _report(loss=-1.7e308) + b'\n{"t": 3, "iteration": 3, "loss": 1.7e308}',
         _report(kind="alert", message="x") + b'\n{"t": 1e300, "kind": "alert", "message": "\\ud800\\u001b[2J"}',
     ],
+    "script": [b"A=xxxxxxxx\n" + b"A=$A$A\n" * 60, b"A=(x y)\n" + b"A=($A $A)\n" * 60],
     "state": [b"[" * 200_000, b'{"version": 1e999}', b'{"version": [1]}', b"null"],
 }
 

@@ -246,7 +246,7 @@ def differences(folder: Path, iteration: Path, model: Model) -> list[str]:
 def _config(folder: Path) -> dict[str, Any]:
     try:
         value = json.loads(file_text(folder / CONFIG))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}", "export again") from error
     return value if isinstance(value, dict) else {}
 
