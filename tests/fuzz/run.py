@@ -1,7 +1,7 @@
 """`python -m tests.fuzz.run`: many cases for each harness, by mutation of real inputs, or guided by coverage.
 
     python -m tests.fuzz.run --cases 1000000 [HARNESS ...]   # `make fuzz`
-    python -m tests.fuzz.run --atheris --seconds 600 HARNESS # needs `pip install atheris`
+    python -m tests.fuzz.run --atheris --seconds 600 [HARNESS ...]  # needs `pip install atheris`
 
 A case that raises, or takes more than a second of processor time, is written to a file and ends the harness.
 """
@@ -12,6 +12,7 @@ import argparse
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -54,10 +55,19 @@ def _too_slow(number: int, frame: object) -> None:
     raise TooSlow(f"a case took more than {LIMIT_S} s of processor time")
 
 
+def limited(harness: Harness, data: bytes) -> None:
+    """One case. Raises what the harness raises, and TooSlow."""
+    signal.signal(signal.SIGPROF, _too_slow)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
+    try:
+        harness(data)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
 def fuzz(harness: Harness, cases: int, seconds: float, seed: int) -> int:
     """Run up to `cases` cases for up to `seconds`; return how many. Raises what a case raised, its input kept."""
     chance, seeds = random.Random(seed), harness.seeds()
-    signal.signal(signal.SIGPROF, _too_slow)
     began = told = time.monotonic()
     done = 0
     while done < cases and (done % 256 or time.monotonic() < began + seconds):
@@ -65,27 +75,15 @@ def fuzz(harness: Harness, cases: int, seconds: float, seed: int) -> int:
             told = time.monotonic()
             print(f"{harness.name}: {done:,} cases of seed {seed} so far", flush=True)
         data = mutate(chance, seeds)
-        signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
         try:
-            harness(data)
+            limited(harness, data)
         except BaseException:
-            signal.setitimer(signal.ITIMER_PROF, 0)
             kept = Path(f"fuzz-{harness.name}.case")
             kept.write_bytes(data)
             print(f"{harness.name}: case {done} of seed {seed} is in {kept}", flush=True)
             raise
-        signal.setitimer(signal.ITIMER_PROF, 0)
         done += 1
     return done
-
-
-def guided(harness: Harness, seconds: float) -> None:
-    """Let atheris look for inputs that reach new code. Ends the process."""
-    import atheris
-
-    atheris.instrument_all()
-    atheris.Setup([sys.argv[0], f"-max_total_time={seconds:.0f}", "-timeout=1", "-print_final_stats=1"], harness)
-    atheris.Fuzz()
 
 
 def main() -> int:
@@ -94,14 +92,17 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=1e9, help="stop each harness after this long")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--atheris", action="store_true", help="guided by coverage instead of at random")
+    parser.add_argument("--atheris", action="store_true", help="by coverage instead of at random, for --seconds")
     arguments = parser.parse_args()
     # Few variables, for all are looked through at every redaction; one of them is a secret.
     os.environ.clear()
     os.environ.update(HOME="/nonexistent", HF_TOKEN="hf_" + "canary" * 6)
     chosen = [BY_NAME[name] for name in arguments.harness] or list(ALL)
     if arguments.atheris:
-        guided(chosen[0], arguments.seconds)
+        for harness in chosen:
+            command = [sys.executable, "-m", "tests.fuzz.guided", harness.name, str(min(arguments.seconds, 1e9))]
+            subprocess.run(command, check=True)
+        return 0
     for harness in chosen:
         began = time.monotonic()
         done = fuzz(harness, arguments.cases, arguments.seconds, arguments.seed)
