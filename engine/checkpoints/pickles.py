@@ -66,6 +66,8 @@ _STORAGES = {
 SPARE_BYTES, BYTES_PER_BYTE = 128 << 20, 200
 """What unpickling may take: a byte of a pickle becomes some tens of bytes of Python objects."""
 _one_at_a_time = threading.Lock()
+MAX_NAMES = 10_000
+"""Different ones in one pickle; a checkpoint has some tens, and to make a class takes long."""
 _INERT = ("torch", "megatron", "pathlib")
 """Packages whose classes may be named; none of them is imported."""
 
@@ -137,7 +139,24 @@ def _but_for_system_errors(hook: Callable[..., Any]) -> Callable[..., Any]:
     return printed
 
 
+class _Classes(dict[tuple[str, str], type]):
+    """A class without behaviour for each module and name."""
+
+    def __init__(self, base: type) -> None:
+        self._base = base
+
+    def __missing__(self, key: tuple[str, str]) -> type:
+        if len(self) >= MAX_NAMES:
+            raise pickle.UnpicklingError(f"it names more than {MAX_NAMES:,} things")
+        self[key] = type(key[1], (self._base,), {})
+        return self[key]
+
+
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self._classes = _Classes(Record)
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
@@ -148,7 +167,7 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
         if module.partition(".")[0] in _INERT:
-            return type(name, (Record,), {})
+            return self._classes[module, name]
         raise CheckpointError(
             f"it names {module}.{name}, which this version does not know", "a newer Megatron wrote it? upgrade gptoss"
         )
@@ -189,6 +208,7 @@ class _Witness(pickle.Unpickler):
     def __init__(self, file: BinaryIO, *, encoding: str) -> None:
         super().__init__(file, encoding=encoding)
         self.names: set[tuple[str, str]] = set()
+        self._classes = _Classes(StandIn)
         self.nested: list[bytes] = []
 
     def find_class(self, module: str, name: str) -> Any:
@@ -202,7 +222,7 @@ class _Witness(pickle.Unpickler):
                 return _Encode
             case (("builtins" | "__builtin__"), "bytes"):
                 return _Bytes
-        return type(name, (StandIn,), {})
+        return self._classes[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
         if not (isinstance(pid, tuple) and pid and isinstance(pid[0], str) and pid[0] == "storage"):

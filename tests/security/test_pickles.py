@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _compat_pickle
 import importlib.util
+import io
 import os
 import pickle
 import struct
@@ -205,3 +206,14 @@ def test_a_bytearray_for_which_there_is_no_memory_prints_nothing(capsys: pytest.
         with pytest.raises(CheckpointError):
             pickles.load(b"\x80\x05\x96" + struct.pack("<Q", 1 << 61) + b".", "x")
     assert capsys.readouterr().err == "" and sys.excepthook is hook
+
+
+@pytest.mark.parametrize(("different", "is_refused"), [(1, False), (20_000, True)])
+def test_a_pickle_may_repeat_a_name_and_not_name_everything(different: int, is_refused: bool) -> None:
+    data = b"".join(b"ctorch\nname%d\n0" % (number % different) for number in range(20_000)) + b"N."
+    for read in (lambda: pickles.load(data, "x"), lambda: pickles.rehearse(io.BytesIO(data), len(data))):
+        if is_refused:
+            with pytest.raises(CheckpointError, match="names more than 10,000 things"):
+                read()
+        else:
+            read()
