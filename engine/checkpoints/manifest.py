@@ -26,9 +26,22 @@ def read(root: Path) -> dict[str, Any] | None:
         raise CheckpointError(f"{path} is damaged: {error}", "convert again") from error
     if not isinstance(value, dict) or not isinstance(value.get("files"), dict):
         raise CheckpointError(f"{path} lists no files", "convert again")
-    if value.get("version", VERSION) > VERSION:
+    version = value.get("version", VERSION)
+    if not isinstance(version, int) or version > VERSION:
         raise CheckpointError(f"{path} was written by a newer gptoss", "upgrade gptoss")
+    if strange := [name for name, facts in value["files"].items() if not _is_listing(name, facts)]:
+        raise CheckpointError(f"{path} does not say what {strange[0]!r} holds", "convert again")
     return value
+
+
+def _is_listing(name: str, facts: object) -> bool:
+    """Whether an entry names a file below the manifest, its size and its sum."""
+    path = Path(name)
+    is_below = name and "\0" not in name and not path.is_absolute() and ".." not in path.parts
+    if not is_below or not isinstance(facts, dict):
+        return False
+    size = facts.get("bytes")
+    return isinstance(size, int) and 0 <= size < 1 << 63 and isinstance(facts.get("sha256"), str)
 
 
 def differences(
@@ -49,6 +62,8 @@ def differences(
                 found.append(f"{name} differs from what was written")
         except OSError as error:
             found.append(f"{name} cannot be read: {error.strerror}")
+        except UnicodeError:  # half a surrogate pair
+            found.append(f"{name!r} is no name of a file")
         done += int(facts["bytes"])
         if on_progress:
             on_progress(f"{done / 1e9:.2f} of {total / 1e9:.2f} GB compared with their sums", done, total)

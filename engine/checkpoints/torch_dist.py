@@ -262,8 +262,9 @@ def _understand(iteration: Path, root: Any) -> DistributedCheckpoint:
 
 def _chunk(info: Any, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> Chunk:
     name = str(info.relative_path)
-    if Path(name).name != name:
-        raise ValueError(f"{name} lies outside the checkpoint")
+    if Path(name).name != name or name in ("", "..") or "\0" in name:
+        raise ValueError(f"{name!r} lies outside the checkpoint")
+    os.fsencode(name)  # half a surrogate pair is a ValueError, too
     if getattr(info, "transform_descriptors", None):
         raise ValueError(f"{name} is stored as {info.transform_descriptors}")
     start, length = int(info.offset), int(info.length)

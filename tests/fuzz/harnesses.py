@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
 import pickle
 import shutil
@@ -18,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from engine import env_file, imports, machine_file, presets, secrets, settings_file
-from engine.checkpoints import danger, inspect, safetensors_file
+from engine.checkpoints import danger, inspect, manifest, safetensors_file
 from engine.cli import output
 from engine.errors import EngineError
 from engine.monitor import diagnose, history, report, tensorboard
@@ -129,6 +130,14 @@ def _metadata(data: bytes) -> None:
     iteration = _file("iter_0000001/.metadata", data).parent
     danger.find(iteration)
     inspect.inspect(iteration)
+
+
+def _manifest(data: bytes) -> None:
+    """The sums that lie beside a converted checkpoint, compared with its files."""
+    root = _file(f"converted/{manifest.NAME}", data).parent
+    _file("converted/a.distcp", b"some weights")
+    if (listed := manifest.read(root)) is not None:
+        manifest.differences(root, listed)
 
 
 def _torch_file(data: bytes) -> None:
@@ -243,6 +252,11 @@ def _index() -> bytes:
     return b"\x80\x04" + hostile.emit(made(name(where, "Metadata"), state)) + b"."
 
 
+def _manifest_seeds() -> list[bytes]:
+    sums = {"bytes": 12, "sha256": hashlib.sha256(b"some weights").hexdigest()}
+    return [json.dumps({"version": 1, "files": {"a.distcp": sums, "b.distcp": {**sums, "bytes": 0}}}).encode()]
+
+
 def _torch_seeds() -> list[bytes]:
     harmless = pickle.dumps({"a": [1, 2.5, "x", None]}, 2)
     return [hostile.zipped(harmless), hostile.legacy(at=3, evil=harmless), *hostile.files(Path("/x")).values()]
@@ -304,6 +318,7 @@ ALL = (
     Harness("state", _state, lambda: _shipped("tests/captured/versions/*/state.json")),
     Harness("plan", _plan, lambda: _shipped("tests/captured/versions/*/plan.json")),
     Harness("metadata", _metadata, _metadata_seeds),
+    Harness("manifest", _manifest, _manifest_seeds),
     Harness("torch-file", _torch_file, _torch_seeds),
     Harness("event-file", _event_file, _event_seeds),
     Harness("wandb", _wandb, _wandb_seeds),

@@ -27,6 +27,14 @@ BROKE = {
     "diagnosis": [b"[" * 2000, b'{"error": "E", "message": "m", "rank": 1e999, "t": 1}'],
     "safetensors": [_safetensors(b'{"w": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 1e999]}}')],
     "log": [b" [0] global_step: 1e999 | iteration 1/ 9 |", b"Training epoch 0, iteration 0/9 | global_step: 1e999"],
+    "manifest": [
+        b'{"files": {"a": 1}}',
+        b'{"files": {"a": {"bytes": 1}}}',
+        b'{"version": "x", "files": {}}',
+        b'{"files": {"../a": {"bytes": 1, "sha256": ""}}}',
+        b'{"files": {"a\\u0000": {"bytes": 1, "sha256": ""}}}',
+        b'{"files": {"\\ud800": {"bytes": 1, "sha256": ""}}}',
+    ],
     "metadata": [b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\xff.", b"\x80\x02]r\xff\xff\xff\xff."],
     "records": [b"[" * 200_000, b'{"kind": {}, "t": 1}', b'{"t": 1e999, "iteration": 3}', b'{"t": NaN}', b"1" * 10_000],
     "report": [

@@ -45,7 +45,8 @@ def emit(value: Any) -> bytes:
         case Made(kind, state):
             return emit(kind) + b")\x81" + emit(state) + b"b"
         case str():
-            return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+            data = value.encode("utf-8", "surrogatepass")  # which the unpickler takes
+            return b"X" + struct.pack("<I", len(data)) + data
         case dict():
             return emit(list(value.items()))
         case list():  # the pairs of a dictionary

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.checkpoints import danger, pickles, torch_dist
+from engine.checkpoints import danger, inspect, pickles, torch_dist
 from engine.errors import CheckpointError, EngineError
 from engine.plan.layout import Layout
 from engine.plan.plan import Plan, PlannedStep
@@ -217,3 +217,12 @@ def test_a_pickle_may_repeat_a_name_and_not_name_everything(different: int, is_r
                 read()
         else:
             read()
+
+
+@pytest.mark.parametrize("name", ["", "..", "../a.distcp", "a\0.distcp", "\ud800.distcp"])
+def test_an_index_names_files_beside_it(name: str, tmp_path: Path) -> None:
+    (tmp_path / torch_dist.METADATA).write_bytes(hostile.indexed(name, 9))
+    with pytest.raises(CheckpointError, match="is not understood"):
+        torch_dist.read(tmp_path)
+    assert any("cannot be looked through" in one for one in danger.find(tmp_path))
+    assert inspect.inspect(tmp_path).problems
