@@ -14,6 +14,8 @@ _decode = json.JSONDecoder().decode  # what json.loads does, but for guessing th
 
 def parse_record(line: bytes) -> dict[str, Any] | None:
     """One line of a JSON-lines file, or None when it is no record: it was cut off, or is not ours."""
+    if not line.lstrip().startswith(b"{"):
+        return None  # far cheaper than an error of the parser for each line of a file of something else
     try:
         record = _decode(line.decode())
     except (ValueError, RecursionError):
