@@ -17,6 +17,8 @@ from engine.paths import open_file
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
+MAX_AXES = 64
+"""Of a tensor; torch's own limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,8 @@ def _tensor(file: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
     try:
         dtype, shape = str(entry["dtype"]), tuple(int(size) for size in entry["shape"])
         start, end = (int(offset) for offset in entry["data_offsets"])
+        if len(shape) > MAX_AXES or not all(abs(number) < 1 << 63 for number in (*shape, start, end)):
+            raise ValueError  # their product could take minutes
     except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise _damaged(file, f"the entry of {name} is not understood") from error
     if dtype not in ITEM_BYTES:

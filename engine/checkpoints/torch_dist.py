@@ -30,6 +30,8 @@ BACKEND_VERSION = 1
 _ITERATION = re.compile(r"[0-9]{1,18}|release")
 MAX_METADATA_BYTES = 1_000_000_000
 MAX_PICKLE_BYTES = 16_000_000
+MAX_AXES = 64
+"""Of a tensor; torch's own limit."""
 
 ITEM_BYTES = {
     "bfloat16": 2, "float16": 2, "float32": 4, "float64": 8, "uint8": 1, "int8": 1, "int16": 2, "int32": 4,
@@ -187,7 +189,7 @@ def read(iteration: Path) -> DistributedCheckpoint:
     root = pickles.load(data, str(file))
     try:
         return _understand(iteration, root)
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
         raise CheckpointError(f"{file} is not understood: {error}", "a newer torch wrote it? upgrade gptoss") from error
 
 
@@ -250,26 +252,38 @@ def _understand(iteration: Path, root: Any) -> DistributedCheckpoint:
     for key, entry in root.state_dict_metadata.items():
         # By their class, as torch tells them apart: what it takes for bytes it unpickles.
         kind = type(entry).__name__
+        if not isinstance(key, str):
+            raise ValueError(f"a name is a {type(key).__name__}")
         if kind == "BytesStorageMetadata":
             objects[key] = _chunk(places[key, None], (), ())
             continue
         if kind != "TensorStorageMetadata":
             raise ValueError(f"{key} is a {kind}")
-        chunks = tuple(_chunk(places[key, tuple(c.offsets)], tuple(c.offsets), tuple(c.sizes)) for c in entry.chunks)
-        tensors[key] = Tensor(key=key, dtype=entry.properties.state[0], shape=tuple(entry.size), chunks=chunks)
+        boxes = [(_numbers(box.offsets), _numbers(box.sizes)) for box in entry.chunks]
+        chunks = tuple(_chunk(places[key, offsets], offsets, sizes) for offsets, sizes in boxes)
+        dtype = entry.properties.state[0]
+        if not isinstance(dtype, str):
+            raise ValueError(f"the type of {key} is none of torch")
+        tensors[key] = Tensor(key=key, dtype=dtype, shape=_numbers(entry.size), chunks=chunks)
     return DistributedCheckpoint(path=iteration, tensors=tensors, objects=objects)
 
 
+def _numbers(values: Any) -> tuple[int, ...]:
+    """Sizes or offsets. Raises ValueError for what no tensor and no file has, and sums could take long over."""
+    found = tuple(values)
+    if len(found) > MAX_AXES or not all(type(number) is int and 0 <= number < 1 << 63 for number in found):
+        raise ValueError("its sizes and places are no such numbers")
+    return found
+
+
 def _chunk(info: Any, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> Chunk:
-    name = str(info.relative_path)
-    if Path(name).name != name or name in ("", "..") or "\0" in name:
-        raise ValueError(f"{name!r} lies outside the checkpoint")
+    name = info.relative_path
+    if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or "\0" in name:
+        raise ValueError(f"a part lies outside the checkpoint: {str(name)[:80]!r}")
     os.fsencode(name)  # half a surrogate pair is a ValueError, too
     if getattr(info, "transform_descriptors", None):
         raise ValueError(f"{name} is stored as {info.transform_descriptors}")
-    start, length = int(info.offset), int(info.length)
-    if start < 0 or length < 0:
-        raise ValueError(f"a part of {name} begins at {start} and has {length} bytes")
+    start, length = _numbers((info.offset, info.length))
     return Chunk(offsets=offsets, sizes=sizes, file=name, start=start, length=length)
 
 

@@ -25,7 +25,12 @@ def _report(**last: object) -> bytes:
 
 BROKE = {
     "diagnosis": [b"[" * 2000, b'{"error": "E", "message": "m", "rank": 1e999, "t": 1}'],
-    "safetensors": [_safetensors(b'{"w": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 1e999]}}')],
+    "safetensors": [
+        _safetensors(
+            b'{"w": {"dtype": "BF16", "data_offsets": [0, 0], "shape": [%s1]}}' % (b"9223372036854775807," * 50_000)
+        ),
+        _safetensors(b'{"w": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 1e999]}}'),
+    ],
     "log": [b" [0] global_step: 1e999 | iteration 1/ 9 |", b"Training epoch 0, iteration 0/9 | global_step: 1e999"],
     "manifest": [
         b'{"files": {"a": 1}}',

@@ -226,3 +226,16 @@ def test_an_index_names_files_beside_it(name: str, tmp_path: Path) -> None:
         torch_dist.read(tmp_path)
     assert any("cannot be looked through" in one for one in danger.find(tmp_path))
     assert inspect.inspect(tmp_path).problems
+
+
+@pytest.mark.parametrize(
+    "length",
+    [-1, 1 << 63, 1 << 20_000, 1.5, float("inf"), "9", None, True],
+    ids=["negative", "64 bits", "6,000 digits", "fraction", "infinite", "text", "nothing", "truth"],
+)
+def test_an_index_has_numbers_for_places(length: object, tmp_path: Path) -> None:
+    (tmp_path / "a.distcp").write_bytes(b"x")
+    (tmp_path / torch_dist.METADATA).write_bytes(hostile.indexed("a.distcp", length))  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="is not understood"):
+        torch_dist.read(tmp_path)
+    assert inspect.inspect(tmp_path).problems
