@@ -65,6 +65,10 @@ _STORAGES = {
 }  # fmt: skip
 SPARE_BYTES, BYTES_PER_BYTE = 128 << 20, 200
 """What unpickling may take: a byte of a pickle becomes some tens of bytes of Python objects."""
+STACK_BYTES, SHALLOW, MAX_DEPTH = 128, 20_000, 10_000_000
+"""What hashing a tuple takes of the C stack; how many within one another any thread has room for; and the most."""
+_TUPLES = (b"\x85", b"\x86", b"\x87", b"t")
+"""The opcodes that make them."""
 _one_at_a_time = threading.Lock()
 MAX_NAMES = 10_000
 """Different ones in one pickle; a checkpoint has some tens, and to make a class takes long."""
@@ -75,8 +79,9 @@ _INERT = ("torch", "megatron", "pathlib")
 def load(data: bytes, origin: str) -> Any:
     """The object in `data`, its torch classes as records. Raises CheckpointError naming `origin`."""
     try:
-        with _bounded_memory(SPARE_BYTES + BYTES_PER_BYTE * len(data)):
-            return _Unpickler(io.BytesIO(data)).load()
+        depth = _depth(io.BytesIO(data), len(data))
+        with _bounded_memory(SPARE_BYTES + BYTES_PER_BYTE * len(data) + STACK_BYTES * depth):
+            return _on_a_stack_for(depth, _Unpickler(io.BytesIO(data)).load)
     except CheckpointError as error:
         raise CheckpointError(f"{origin}: {error.message}", error.hint) from error
     except Exception as error:  # noqa: BLE001 damaged bytes make the unpickler raise anything
@@ -103,11 +108,52 @@ def rehearse(file: BinaryIO, limit_bytes: int) -> Rehearsal:
     """
     witness = _Witness(file, encoding="utf-8")  # as torch.load asks for it
     try:
-        with _bounded_memory(SPARE_BYTES + BYTES_PER_BYTE * limit_bytes):
-            value = witness.load()
+        depth = _depth(file, limit_bytes)
+        with _bounded_memory(SPARE_BYTES + BYTES_PER_BYTE * limit_bytes + STACK_BYTES * depth):
+            value = _on_a_stack_for(depth, witness.load)
     except Exception as error:  # noqa: BLE001 damaged bytes make the unpickler raise anything
         raise CheckpointError(f"its pickle cannot be followed: {error}", "use another checkpoint") from error
     return Rehearsal(value=value, names=frozenset(witness.names), nested=tuple(witness.nested))
+
+
+def _depth(file: BinaryIO, limit_bytes: int) -> int:
+    """How many tuples within one another the rest of `file` could make at most; 0 when that is harmless.
+
+    Raises CheckpointError when it is more than any stack has room for.
+    """
+    start, found = file.tell(), 0
+    while limit_bytes > 0 and (piece := file.read(min(limit_bytes, 1 << 20))):
+        found += sum(map(piece.count, _TUPLES))
+        limit_bytes -= len(piece)
+    file.seek(start)
+    if found > MAX_DEPTH:
+        raise CheckpointError(f"it may hold {found:,} values within one another", "use another checkpoint")
+    return found if found > SHALLOW else 0
+
+
+def _on_a_stack_for(depth: int, load: Callable[[], Any]) -> Any:
+    """What `load` gives: CPython hashes tuples within tuples without a limit, and dies where its stack ends."""
+    if not depth:
+        return load()
+    results: list[Any] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(load())
+        except BaseException as error:  # noqa: BLE001 raised below
+            errors.append(error)
+
+    before = threading.stack_size((1 << 20) + STACK_BYTES * depth)
+    try:
+        thread = threading.Thread(target=run, name="unpickling", daemon=True)
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 @contextlib.contextmanager

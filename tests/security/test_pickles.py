@@ -239,3 +239,24 @@ def test_an_index_has_numbers_for_places(length: object, tmp_path: Path) -> None
     with pytest.raises(CheckpointError, match="is not understood"):
         torch_dist.read(tmp_path)
     assert inspect.inspect(tmp_path).problems
+
+
+def test_tuples_within_tuples_do_not_end_the_process() -> None:
+    code = """
+import io
+from engine.checkpoints import pickles
+for key in (b")" + b"\\x85" * 1_000_000, b")" + b"N\\x86" * 300_000):
+    data = b"\\x80\\x02}" + key + b"Ns."
+    pickles.load(data, "x")
+    pickles.rehearse(io.BytesIO(data), len(data))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_more_tuples_than_a_stack_has_room_for_are_refused() -> None:
+    data = b"\x80\x02}" + b")" + b"\x85" * (pickles.MAX_DEPTH + 1) + b"Ns."
+    with pytest.raises(CheckpointError, match="within one another"):
+        pickles.load(data, "x")
+    with pytest.raises(CheckpointError, match="within one another"):
+        pickles.rehearse(io.BytesIO(data), len(data))
