@@ -91,6 +91,8 @@ def goes_with(blank: Look | None, look: Look | None) -> bool:
 
 def is_plain(row: Sequence[Cell]) -> bool:
     """True when every cell holds one letter of its own; cells that are not known do not count."""
+    if {len(letter) for letter, _ in row} == {1}:  # nearly every row, and asked at every change of one
+        return True
     return all(len(letter) == 1 or look is None for letter, look in row)
 
 

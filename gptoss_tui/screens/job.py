@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from textual import on
 from textual.binding import Binding
 from textual.containers import Container, Horizontal, Vertical
 from textual.notifications import SeverityLevel
+from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Input
 
@@ -43,6 +45,10 @@ from gptoss_tui.widgets.steps import StepList, StepStrip, status_spans
 HUGE_COLUMNS = 240
 """From here on there is room for four charts."""
 TICK_S = 1.0
+JOINED_S = 0.75
+"""So long after it was drawn, what the clock tells is drawn together with what is new: one frame, and not two."""
+AWAITED_S = 0.25
+"""How much longer what is new is waited for when it came last time."""
 GPU_S = 2.0
 SILENT_S = 5.0
 """A directory that has not answered for so long is on a share whose server is down."""
@@ -94,6 +100,8 @@ class JobScreen(CockpitScreen):
         self._is_merged = False
         self._samples_wanted = False
         self._bell = False
+        self._ticked = 0.0
+        self._next_tick: Timer | None = None
         self.pulse = feed.Pulse()
         self._checkpoint: tuple[int, int] | None = None
         """Iteration and bytes of the newest checkpoint."""
@@ -144,7 +152,7 @@ class JobScreen(CockpitScreen):
     def on_mount(self) -> None:
         self.query_one("#log").focus()
         self.ask("bell", feed.wants_bell)
-        self.set_interval(TICK_S, self.tick)
+        self.tick()
         self.set_interval(GPU_S, self._sample_gpus)
         self.cockpit.machine_found.subscribe(self, lambda _: self._look_at_machine())
         self._look_at_machine()
@@ -219,8 +227,9 @@ class JobScreen(CockpitScreen):
             return
         if batch.metrics or batch.history:
             self._draw_charts()
-        if batch.state or batch.events or batch.history:
+        if batch.state or batch.events or batch.history or time.monotonic() - self._ticked >= JOINED_S:
             self.tick()
+            self._tick_in(TICK_S + AWAITED_S)
 
     def _draw_charts(self) -> None:
         for place, metric in zip(_CHARTS, self._chart_metrics(), strict=True):
@@ -228,11 +237,21 @@ class JobScreen(CockpitScreen):
             if chart.display:
                 chart.show(self._picture(metric))
 
+    def _tick_in(self, seconds: float) -> None:
+        if self._next_tick is not None:
+            self._next_tick.stop()
+        self._next_tick = self.set_timer(seconds, self.tick)
+
     def tick(self) -> None:
-        """Draw everything that is told in numbers."""
+        """Draw everything that is told in numbers, and the log."""
+        self._ticked = time.monotonic()
+        self._tick_in(TICK_S)
         now = self.cockpit.clock()
         state, history = self.state, self.history
-        if state is None or self.cockpit.is_congested:
+        if self.cockpit.is_congested:
+            return
+        self.query_one(LogView).poll()
+        if state is None:
             return
         steps = history.steps(state)
         if state.status is Status.PENDING:

@@ -19,10 +19,6 @@ type Span = tuple[str, str]
 """A text and the name of its style in the palette of theme.py, several joined by `+`, or an empty string."""
 type Row = tuple[Span, ...]
 
-_JOIN_CELLS = 14
-"""Two changes on a row this near are painted as one: moving the cursor and naming the colours
-again costs about as many bytes as these cells."""
-
 
 def width_of(row: Row) -> int:
     return sum(cell_len(text) for text, _ in row)
@@ -88,9 +84,12 @@ class Canvas(Widget):
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self._rows: list[Row] = []
-        self._strips: dict[int, Strip] = {}
+        self._strips: dict[Row, Strip] = {}
+        """Rows as they were rendered; one that moves, as a log's does, is rendered once."""
         self._rich_styles: dict[str, Style] = {}
         self._told_size = Size()
+        self._is_bare: bool | None = None
+        """True when nothing of its own is drawn round the rows or over them; None when that is to be found out."""
 
     @property
     def rows(self) -> list[Row]:
@@ -109,11 +108,14 @@ class Canvas(Widget):
             self._strips.clear()
             self.refresh()
             return
-        regions: list[Region] = []
-        for y, (before, after) in enumerate(zip(old, rows, strict=True)):
-            if before != after:
-                self._strips.pop(y, None)
-                regions += [Region(x, y, width, 1) for x, width in changes(before, after)]
+        regions = [
+            Region(first, y, cells, 1)
+            for y, (before, after) in enumerate(zip(old, rows, strict=True))
+            if before != after
+            for first, cells in [change(before, after)]
+        ]
+        kept = set(rows)
+        self._strips = {row: strip for row, strip in self._strips.items() if row in kept}
         if regions:
             self.refresh(*regions)
 
@@ -148,15 +150,31 @@ class Canvas(Widget):
             self._told_size = self.size
             self.post_message(events.Resize(self.size, self.virtual_size, self.container_size))
         width = self.content_size.width
-        strip = self._strips.get(y)
+        row = self._rows[y] if y < len(self._rows) else ()
+        strip = self._strips.get(row)
         if strip is None or strip.cell_length != width:
-            row = self._rows[y] if y < len(self._rows) else ()
             segments = [Segment(text, self._style(style)) for text, style in row if text]
             strip = Strip(segments).adjust_cell_length(width, self._style("")).simplify()
-            self._strips[y] = strip
+            self._strips[row] = strip
         return strip
 
+    def render_lines(self, crop: Region) -> list[Strip]:
+        # What Textual (8.2.8) does to every line for padding, borders and effects costs more than our lines do, and
+        # hardly any of these widgets has them.
+        if self._is_bare is None:
+            styles = self.styles
+            is_opaque = styles.text_opacity == self.opacity == 1.0
+            self._is_bare = is_opaque and not (styles.gutter or styles.outline or styles.tint.a)
+        if not self._is_bare:
+            return super().render_lines(crop)
+        _, background = self.background_colors
+        strips = [self.render_line(y) for y in crop.line_range]
+        for one in self.get_line_filters():
+            strips = [strip.apply_filter(one, background) for strip in strips]
+        return [strip.crop(*crop.column_span) for strip in strips]
+
     def notify_style_update(self) -> None:
+        self._is_bare = None
         self._rich_styles.clear()
         self._strips.clear()
         super().notify_style_update()
@@ -172,36 +190,14 @@ class Canvas(Widget):
         return style
 
 
-def changes(before: Row, after: Row) -> list[tuple[int, int]]:
-    """Where two rows differ, as (first cell, number of cells)."""
-    old, new = _cells(before), _cells(after)
-    if old is None or new is None:
-        return [(0, max(width_of(before), width_of(after)))]
-    length = max(len(old), len(new))
-    old += [(" ", "")] * (length - len(old))
-    new += [(" ", "")] * (length - len(new))
-    found: list[tuple[int, int]] = []
-    for x, (a, b) in enumerate(zip(old, new, strict=True)):
-        if a == b:
-            continue
-        if found and x - sum(found[-1]) < _JOIN_CELLS:
-            found[-1] = (found[-1][0], x + 1 - found[-1][0])
-        else:
-            found.append((x, 1))
-    return found
-
-
-def _cells(row: Row) -> list[Span] | None:
-    # Letters two cells wide would shift everything behind them; such a row is painted whole.
-    if any(not text.isascii() and cell_len(text) != len(text) for text, _ in row):
-        return None
-    # The colour of a space does not show, so it is not compared.
-    return [
-        (letter, style if letter != " " or style.endswith(_BACKGROUNDS) else "")
-        for text, style in row
-        for letter in text
-    ]
-
-
-_BACKGROUNDS = ("cursor", "selected")
-"""Styles that show on a space; they come last where several are joined."""
+def change(before: Row, after: Row) -> tuple[int, int]:
+    """First cell and number of cells of the stretch in which two rows differ."""
+    least = min(len(before), len(after))
+    start = next((place for place in range(least) if before[place] != after[place]), least)
+    same_behind = range(1, least - start + 1)
+    behind = next((place - 1 for place in same_behind if before[-place] != after[-place]), least - start)
+    old, new = before[start : len(before) - behind], after[start : len(after) - behind]
+    first, width, old_width = width_of(before[:start]), width_of(new), width_of(old)
+    if width != old_width:  # what is behind it has moved
+        return first, max(width_of(before), width_of(after)) - first
+    return first, width

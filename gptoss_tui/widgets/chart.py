@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 
 from textual import events
 from textual.binding import Binding
@@ -24,6 +26,9 @@ _FAR = 4.0
 """A level that lies further than this factor from every value is named, not drawn: it would flatten the curve."""
 LINE_STYLES = ("line", "mark", "good", "bad", "text", "muted")
 """The styles of the first line and of those over it."""
+
+type _Plot = tuple[tuple[bytes, ...], bytes, tuple[int, ...], str, int | None]
+"""What a row of the plot shows: dots of the lines and of the band, places of marks, a level, the cursor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,8 @@ class Chart(Canvas, can_focus=True):
         self._view = View()
         self._shown = (0.0, 1.0)
         """First and last place of the axis as it was drawn."""
+        self._plots: dict[_Plot, list[Span]] = {}
+        """The rows of the plot as they were drawn, by what they show."""
 
     def show(self, picture: Picture) -> None:
         """Show another picture; the same one again after its series grew."""
@@ -245,12 +252,17 @@ class Chart(Canvas, can_focus=True):
         placed = self._place_marks(marks, scale, height)
         names = self._tick_rows(scale, height)
         levels = self._level_rows(scale, width, height)
+        plots: dict[_Plot, list[Span]] = {}
         rows: list[Row] = []
         for y in range(height):
             label = names.get(y, "")
             left: Row = ((f"{label:>{_LABEL_CELLS - 2}} ", "muted"), ("┤" if label else "│", "rule"))
-            lines = [line[y] for line, _ in drawn]
-            rows.append((*left, *self._cells(lines, bands[y], placed.get(y, set()), levels.get(y, ""))))
+            lines = tuple(bytes(line[y]) for line, _ in drawn)
+            plot = lines, bytes(bands[y]), tuple(placed.get(y, ())), levels.get(y, ""), self.cursor
+            # One value more changes few rows.
+            plots[plot] = spans = self._plots.get(plot) or self._cells(*plot)
+            rows.append((*left, *spans))
+        self._plots = plots
         return rows
 
     def _draw(
@@ -276,35 +288,32 @@ class Chart(Canvas, can_focus=True):
         return rows
 
     @staticmethod
-    def _place_marks(marks: list[Column | None], scale: Scale, height: int) -> dict[int, set[int]]:
-        placed: dict[int, set[int]] = {}
+    def _place_marks(marks: list[Column | None], scale: Scale, height: int) -> dict[int, list[int]]:
+        placed: dict[int, list[int]] = {}
         for x, column in enumerate(marks):
             if column is not None:
-                placed.setdefault(height - 1 - round(scale.position(column.mean) * (height - 1)), set()).add(x)
+                placed.setdefault(height - 1 - round(scale.position(column.mean) * (height - 1)), []).append(x)
         return placed
 
-    def _cells(self, lines: list[bytearray], band: bytearray, marks: set[int], level: str) -> list[Span]:
-        spans: list[Span] = []
+    def _cells(
+        self, lines: tuple[bytes, ...], band: bytes, marks: tuple[int, ...], level: str, cursor: int | None
+    ) -> list[Span]:
+        """One row of the plot; each layer is painted over those before it."""
         characters = self._dots.characters
-        for x, dim in enumerate(band):
-            on_top = next((number for number, line in enumerate(lines) if line[x]), None)
-            if x in marks:
-                cell, style = _MARK, "mark"
-            elif on_top is not None:
-                cell, style = characters[lines[on_top][x]], LINE_STYLES[on_top % len(LINE_STYLES)]
-            elif x == self.cursor:
-                cell, style = "│", "mark"
-            elif dim:
-                cell, style = characters[dim], "band"
-            elif level:
-                cell, style = level[x], "muted" if level[x] != _LEVEL else "rule"
-            else:
-                cell, style = " ", ""
-            if spans and spans[-1][1] == style:
-                spans[-1] = (spans[-1][0] + cell, style)
-            else:
-                spans.append((cell, style))
-        return spans
+        cells: list[Span] = [(cell, "rule" if cell == _LEVEL else "muted") for cell in level]
+        cells = cells or [(" ", "")] * len(band)
+        for x in _filled(band):
+            cells[x] = characters[band[x]], "band"
+        if cursor is not None and cursor < len(cells):
+            cells[cursor] = "│", "mark"
+        for number, line in reversed(list(enumerate(lines))):
+            style = LINE_STYLES[number % len(LINE_STYLES)]
+            for x in _filled(line):
+                cells[x] = characters[line[x]], style
+        for x in marks:
+            cells[x] = _MARK, "mark"
+        runs = groupby(cells, key=itemgetter(1))
+        return [("".join(letter for letter, _ in run), style) for style, run in runs]
 
     def _axis(self, first: float, last: float, width: int) -> Row:
         scale = Scale(first, last)
@@ -404,6 +413,10 @@ class Chart(Canvas, can_focus=True):
         blank: list[Row] = [()] * height
         blank[height // 2] = (("no values yet".center(width), "muted"),)
         return blank
+
+
+def _filled(bits: bytes) -> list[int]:
+    return [x for x, bit in enumerate(bits) if bit]
 
 
 def _joined(columns: list[Column]) -> Column | None:

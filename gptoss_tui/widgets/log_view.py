@@ -6,6 +6,7 @@ import asyncio
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from textual import events
 from textual.binding import Binding
@@ -19,10 +20,23 @@ from gptoss_tui.log_lines import BAD, PATTERNS, WARN, Level
 from gptoss_tui.log_merged import MergedLog
 from gptoss_tui.widgets.canvas import Canvas, Row, Span, heading, take
 
-POLL_S = 1.0
 PIECE_S = 0.01
 """Between two pieces of a long file, so that keys and charts get their turn."""
 SIDEWAYS_CELLS = 16
+_KEPT_LINES = 1000
+"""As drawn; more than any terminal shows."""
+
+
+class _Look(NamedTuple):
+    """All that the rows of a line depend on, but for its file, of which only whole lines are kept."""
+
+    generation: int
+    number: int
+    width: int
+    left: int
+    is_wrapped: bool
+    pattern: re.Pattern[str] | None
+    is_match: bool
 
 
 class LogView(Canvas, can_focus=True):
@@ -85,6 +99,8 @@ class LogView(Canvas, can_focus=True):
         self._filter: LineFilter | None = None
         self._pattern: re.Pattern[bytes] | None = None
         self._shown_pattern: re.Pattern[str] | None = None
+        self._drawn: dict[_Look, list[Row]] = {}
+        """Lines that were drawn of late: most of what follows a log moves up and stays as it was."""
         self.match_line: int | None = None
         """The line of the match that was jumped to last."""
 
@@ -98,14 +114,12 @@ class LogView(Canvas, can_focus=True):
         )
         self._title = title
         self._left = 0
+        self._drawn = {}
         self.match_line = None
         self._start_filter()
         self.poll()
         if self._file is not None and not len(self._file):
             self.redraw()  # what is not there, or does not answer, is nothing new; the log before must not stay
-
-    def on_mount(self) -> None:
-        self.set_interval(POLL_S, self.poll)
 
     def on_unmount(self) -> None:
         if self._file is not None:
@@ -113,7 +127,10 @@ class LogView(Canvas, can_focus=True):
         self._disk.close()
 
     def poll(self) -> None:
-        """Take in what was appended; a large file is taken in pieces, so that keys are answered."""
+        """Take in what was appended; a large file is taken in pieces, so that keys are answered.
+
+        The screen calls it about once a second.
+        """
         if self._file is None:
             self.redraw()
             return
@@ -274,6 +291,8 @@ class LogView(Canvas, can_focus=True):
         width, height = self.content_size
         if not width or not height:
             return
+        if len(self._drawn) > _KEPT_LINES:
+            self._drawn = {}
         body = self._body(width, height - 1)
         rows: list[Row] = [self._heading(width), *body]
         if not body and height > 2 and self._file is not None:
@@ -323,18 +342,29 @@ class LogView(Canvas, can_focus=True):
         """A line as one row, or as many as it takes when lines are wrapped."""
         assert self._file is not None
         number = self._number_at(row)
+        is_match = number == self.match_line
+        look = _Look(self._file.generation, number, width, self._left, self.is_wrapped, self._shown_pattern, is_match)
+        if (known := self._drawn.get(look)) is not None:
+            return known
         text = self._file.line(number)
+        rows = self._draw(text, self._file.label(number), look)
+        # What could not be read, or is still being written, may read otherwise soon.
+        if text and number < self._file.whole_lines:
+            self._drawn[look] = rows
+        return rows
+
+    def _draw(self, text: str, label: str, look: _Look) -> list[Row]:
         style = "text"
         if BAD.search(text):
             style = "bad"
         elif WARN.search(text):
             style = "warning"
         spans = self._with_matches(text, style) if self._shown_pattern else [(text, style)]
-        if number == self.match_line:
+        if look.is_match:
             spans = [(part, "selected" if part_style == style else part_style) for part, part_style in spans]
-        label = take(self._file.label(number), width // 3)
+        label = take(label, look.width // 3)
         left: Row = ((label, "accent"),) if label else ()
-        width -= len(label)
+        width = look.width - len(label)
         if not self.is_wrapped:
             return [(*left, *_window(spans, self._left, width))]
         starts = range(0, max(1, len(text)), width)

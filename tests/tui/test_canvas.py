@@ -9,7 +9,7 @@ from textual.app import App, ComposeResult
 from textual.containers import Vertical
 from textual.geometry import Size
 
-from gptoss_tui.widgets.canvas import Canvas, Row, changes, cut, fill, heading, width_of
+from gptoss_tui.widgets.canvas import Canvas, Row, change, cut, fill, heading, width_of
 from gptoss_tui.widgets.note import wrap
 from tests.tui.doubles import until
 
@@ -46,21 +46,21 @@ def test_repainting_the_changes_gives_the_new_row(before, after):
     if any(not text.isascii() for text, _ in after):
         after = tuple((text.replace("日", "x"), style) for text, style in after)
     screen, wanted = shown(before, width), shown(after, width)
-    for start, length in changes(before, after):
-        screen[start : start + length] = wanted[start : start + length]
+    start, length = change(before, after)
+    screen[start : start + length] = wanted[start : start + length]
     # A space looks the same in every style but those with a background of their own.
     visible = [(a, s if a != " " or s.endswith("selected") else "") for a, s in screen]
     assert visible == [(a, s if a != " " or s.endswith("selected") else "") for a, s in wanted]
 
 
-def test_a_changed_digit_is_one_cell():
-    before = (("loss ", "muted"), ("2.31", "strong"), (" " * 30, ""), ("at 12:00", "muted"))
-    after = (("loss ", "muted"), ("2.32", "strong"), (" " * 30, ""), ("at 12:01", "muted"))
-    assert changes(before, after) == [(8, 1), (46, 1)]
+def test_what_stands_on_both_sides_of_a_change_is_not_painted_again():
+    before = (("loss ", "muted"), ("2.31", "strong"), (" at ", ""), ("12:00", "muted"))
+    after = (("loss ", "muted"), ("2.32", "strong"), (" at ", ""), ("12:00", "muted"))
+    assert change(before, after) == (5, 4)
 
 
-def test_a_row_with_wide_letters_is_painted_whole():
-    assert changes((("日本", ""),), (("日x", ""),)) == [(0, 4)]
+def test_what_stands_behind_a_change_of_another_width_is_painted_again():
+    assert change((("日本", ""), ("!", "bad")), (("日x", ""), ("!", "bad"))) == (0, 5)
 
 
 def test_headings_tell_the_focus_by_shape():

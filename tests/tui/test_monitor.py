@@ -429,7 +429,7 @@ async def test_pieces_of_a_long_log_are_taken_in_one_after_another(make_monitor,
         for _ in range(5):  # as the clock, the change of the log and the keys do
             log.poll()
         assert log._file.is_behind
-        assert len([timer for timer in log._timers if timer._task and not timer._task.cancelling()]) == 2
+        assert len([timer for timer in log._timers if timer._task and not timer._task.cancelling()]) == 1
 
 
 async def test_a_waiting_run_says_so(make_app, runs_root):
