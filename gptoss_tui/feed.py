@@ -140,8 +140,9 @@ class Reader:
             if stamp == self._stamp and not look_for_supervisor:
                 return
             state = self._run.read_state().observed()
-            if state != self._state:
-                batch.state = self._state = state
+            if self._state is None or self._problem or _told(state) != _told(self._state):
+                batch.state = state
+            self._state = state
             self._stamp = stamp
         except OSError as error:
             problem = f"{self._run.state} cannot be read: {error.strerror}"
@@ -149,6 +150,11 @@ class Reader:
             problem = error.message
         if problem != self._problem:  # told once, and not at every look
             self._problem = batch.problem = problem
+
+
+def _told(state: State) -> State:
+    """What a screen tells of a state: its iteration comes with the metrics, and every beat would be a frame."""
+    return replace(state, heartbeat=0.0, iteration=0)
 
 
 class Pulse:

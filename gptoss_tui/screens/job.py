@@ -46,9 +46,9 @@ HUGE_COLUMNS = 240
 """From here on there is room for four charts."""
 TICK_S = 1.0
 JOINED_S = 0.75
-"""So long after it was drawn, what the clock tells is drawn together with what is new: one frame, and not two."""
+"""After a pause of so long the numbers and the log are drawn together with what is new: one frame, and not two."""
 AWAITED_S = 0.25
-"""How much longer what is new is waited for when it came last time."""
+"""How much longer they wait for it after it came."""
 GPU_S = 2.0
 SILENT_S = 5.0
 """A directory that has not answered for so long is on a share whose server is down."""
@@ -100,7 +100,8 @@ class JobScreen(CockpitScreen):
         self._is_merged = False
         self._samples_wanted = False
         self._bell = False
-        self._ticked = 0.0
+        self._drew = self._ticked = 0.0
+        """When a batch was drawn, and when the numbers were."""
         self._next_tick: Timer | None = None
         self.pulse = feed.Pulse()
         self._checkpoint: tuple[int, int] | None = None
@@ -186,7 +187,6 @@ class JobScreen(CockpitScreen):
             self._look_at_machine()
         if before is not state.status:
             self.refresh_bindings()
-        self.choose_log()
 
     @on(Answer)
     def answered(self, answer: Answer) -> None:
@@ -227,7 +227,10 @@ class JobScreen(CockpitScreen):
             return
         if batch.metrics or batch.history:
             self._draw_charts()
-        if batch.state or batch.events or batch.history or time.monotonic() - self._ticked >= JOINED_S:
+        now, before = time.monotonic(), self._drew
+        self._drew = now
+        is_urgent = batch.state or batch.events or batch.history
+        if is_urgent or now - before >= JOINED_S or now - self._ticked >= JOINED_S:
             self.tick()
             self._tick_in(TICK_S + AWAITED_S)
 
@@ -250,6 +253,8 @@ class JobScreen(CockpitScreen):
         state, history = self.state, self.history
         if self.cockpit.is_congested:
             return
+        if state is not None:
+            self.choose_log()  # a rank's log may come without any other news
         self.query_one(LogView).poll()
         if state is None:
             return

@@ -77,6 +77,16 @@ def test_a_supervisor_that_died_is_seen_without_a_new_state(runs_root):
     assert state is not None and state.status is Status.LOST
 
 
+def test_a_sign_of_life_is_nothing_new_to_a_screen(runs_root):
+    fake = FakeRun(runs_root)
+    reader = Reader(fake.run)
+    assert reader.read().state is not None
+    fake.put(heartbeat=NOW + 1, iteration=7)
+    assert not reader.read()
+    fake.put(heartbeat=NOW + 2, checkpoint=7)
+    assert reader.read().state.checkpoint == 7
+
+
 def test_a_state_that_cannot_be_read_is_told_once(runs_root):
     fake = FakeRun(runs_root)
     reader = Reader(fake.run)
