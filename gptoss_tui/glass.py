@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
+from functools import cached_property
+from itertools import compress, groupby
+from operator import itemgetter, ne
 
 from rich.color import ColorSystem
 from rich.console import Console
@@ -33,11 +35,19 @@ _LEAST_MOVED = 3
 """Rows that moved together; for fewer the terminal is not asked to move anything."""
 
 
+class _Line(list[Cell]):
+    """The cells of one row, which stay as they are once it was painted."""
+
+    @cached_property
+    def is_plain(self) -> bool:
+        return is_plain(self)
+
+
 class Glass:
     """The memory of one terminal. It must be told when something else may have written there."""
 
     def __init__(self) -> None:
-        self._rows: list[list[Cell]] = []
+        self._rows: list[_Line] = []
 
     def forget(self) -> None:
         """What is on the terminal is not known any more: all that comes is sent."""
@@ -57,13 +67,13 @@ class Glass:
     def write(self, width: int, height: int, painted: Iterable[Painted], colours: ColorSystem) -> str:
         """What to send for what was painted on a screen of this size; from then on it counts as shown."""
         if len(self._rows) != height or any(len(row) != width for row in self._rows[:1]):
-            self._rows = [[_UNKNOWN] * width for _ in range(height)]
+            self._rows = [_Line([_UNKNOWN] * width) for _ in range(height)]
         after = list(self._rows)
         for y, x, strip in painted:
             if not 0 <= y < height:
                 continue
             if after[y] is self._rows[y]:
-                after[y] = list(after[y])
+                after[y] = _Line(after[y])
             cells = cells_of(strip, colours)
             after[y][x : x + len(cells)] = cells[: width - x]
         changed = [y for y, (old, new) in enumerate(zip(self._rows, after, strict=True)) if old != new]
@@ -101,13 +111,12 @@ def _of_chops(update: ChopsUpdate) -> Iterator[Painted]:
                 yield y, start, strip.crop(start - x, min(end, last) - x)
 
 
-def _moves(before: list[list[Cell]], after: list[list[Cell]], changed: list[int]) -> str:
+def _moves(before: list[_Line], after: list[_Line], changed: list[int]) -> str:
     """What changes `before` into `after`: the cells that differ, or a move of rows and then the cells that differ."""
-    plain = _painted(before, after, changed)
     if (found := _shift(before, after, changed)) is None:
-        return plain
+        return _painted(after, _differences(before, after, changed))
     top, bottom, by = found
-    unknown = [_UNKNOWN] * len(before[0])
+    unknown = _Line([_UNKNOWN] * len(before[0]))
     if by > 0:
         moved = [*before[:top], *before[top + by : bottom + 1], *[unknown] * by, *before[bottom + 1 :]]
         # Index and reverse index, and no "scroll up", which the Linux console does not know.
@@ -115,16 +124,21 @@ def _moves(before: list[list[Cell]], after: list[list[Cell]], changed: list[int]
     else:
         moved = [*before[:top], *[unknown] * -by, *before[top : bottom + 1 + by], *before[bottom + 1 :]]
         order = f"\x1b[{top + 1};1H" + "\x1bM" * -by
-    rows = sorted({*changed, *range(top, bottom + 1)})
-    scrolled = f"\x1b[{top + 1};{bottom + 1}r{order}\x1b[r" + _painted(moved, after, rows)
-    return min(plain, scrolled, key=_bytes)
+    order = f"\x1b[{top + 1};{bottom + 1}r{order}\x1b[r"
+    inside = range(top, bottom + 1)
+    around = _differences(before, after, [y for y in changed if y not in inside])
+    here = _differences(before, after, [y for y in changed if y in inside])
+    left = _differences(moved, after, inside)
+    if _bytes(_drawn(after, here)) <= _bytes(order + _drawn(after, left)):
+        return _painted(after, sorted([*around, *here], key=itemgetter(0, 1)))
+    return order + _painted(after, sorted([*around, *left], key=itemgetter(0, 1)))
 
 
 def _bytes(text: str) -> int:
     return len(text.encode())
 
 
-def _shift(before: list[list[Cell]], after: list[list[Cell]], changed: list[int]) -> tuple[int, int, int] | None:
+def _shift(before: list[_Line], after: list[_Line], changed: list[int]) -> tuple[int, int, int] | None:
     """First and last row of what moved up (or, below zero, down) by a number of rows; None when nothing did."""
     if len(changed) < _LEAST_MOVED:
         return None
@@ -140,20 +154,24 @@ def _shift(before: list[list[Cell]], after: list[list[Cell]], changed: list[int]
     return (top, bottom, by) if votes >= _LEAST_MOVED and is_known else None
 
 
-def _painted(before: list[list[Cell]], after: list[list[Cell]], rows: list[int]) -> str:
+def _differences(before: list[_Line], after: list[_Line], rows: Iterable[int]) -> list[_Piece]:
     """The cells of these rows that differ."""
-    pieces = [
+    return [
         piece for y in rows for start, stop in _runs(before[y], after[y]) for piece in _pieces(after, y, start, stop)
     ]
-    drawn = _drawn(after, pieces)
+
+
+def _painted(rows: list[_Line], pieces: list[_Piece]) -> str:
+    """The pieces in the order that takes fewer bytes."""
+    drawn = _drawn(rows, pieces)
     if 1 < len(pieces) < _FEW_PIECES:
         # Naming a colour takes more bytes than a jump: draw all that has the same one after the other.
         order = {look: place for place, (*_, look) in reversed(list(enumerate(pieces)))}
-        return min(drawn, _drawn(after, sorted(pieces, key=lambda piece: order[piece[3]])), key=_bytes)
+        return min(drawn, _drawn(rows, sorted(pieces, key=lambda piece: order[piece[3]])), key=_bytes)
     return drawn
 
 
-def _pieces(rows: list[list[Cell]], y: int, start: int, stop: int) -> Iterator[_Piece]:
+def _pieces(rows: list[_Line], y: int, start: int, stop: int) -> Iterator[_Piece]:
     """A run of cells, divided where the look changes; a space goes with what stands before it."""
     row, look = rows[y], rows[y][start][1]
     for x in range(start, stop):
@@ -168,7 +186,7 @@ def _pieces(rows: list[list[Cell]], y: int, start: int, stop: int) -> Iterator[_
     yield y, start, stop, look
 
 
-def _drawn(rows: list[list[Cell]], pieces: Iterable[_Piece]) -> str:
+def _drawn(rows: list[_Line], pieces: Iterable[_Piece]) -> str:
     """The pieces in this order."""
     pen, parts, here = Pen(), [], (-1, -1)
     for y, start, stop, _ in pieces:
@@ -180,19 +198,17 @@ def _drawn(rows: list[list[Cell]], pieces: Iterable[_Piece]) -> str:
     return "".join(parts) + pen.lift()
 
 
-def _runs(before: list[Cell], after: list[Cell]) -> list[tuple[int, int]]:
+def _runs(before: _Line, after: _Line) -> list[tuple[int, int]]:
     """Where two rows differ, as first cell and the one behind the last."""
     if before == after:
         return []
-    if not (is_plain(before) and is_plain(after)):
+    if not (before.is_plain and after.is_plain):
         # Letters of two cells, or of none, may shift what is behind them: such a row is sent whole.
         known = groupby(range(len(after)), lambda x: after[x] != _UNKNOWN)
         return [(cells[0], cells[-1] + 1) for is_known, run in known if is_known and (cells := list(run))]
     runs: list[tuple[int, int]] = []
-    for x, (old, new) in enumerate(zip(before, after, strict=True)):
-        if old == new:
-            continue
-        if runs and _is_cheap(after, runs[-1][1], x):
+    for x in compress(range(len(after)), map(ne, before, after)):
+        if runs and (x == runs[-1][1] or _is_cheap(after, runs[-1][1], x)):
             runs[-1] = (runs[-1][0], x + 1)
         else:
             runs.append((x, x + 1))
