@@ -195,14 +195,19 @@ def follow(run: RunDirectory, target: MessagePump, pulse: Pulse) -> None:
     reader = Reader(run)
     waiting = Batch()
     last_post = last_look = time.monotonic()
+
+    def is_left() -> bool:
+        pulse.beat()
+        return worker.is_cancelled
+
     try:
+        pulse.beat()  # it may be silent from the start
         if (preview := reader.preview()) is not None:
             target.post_message(FeedUpdate(preview))
             pause.wait(PREVIEW_S)  # the first picture needs the processor more
         # In one piece: a screen that gets a long history in many is busy with nothing else.
-        target.post_message(FeedUpdate(reader.load(lambda: worker.is_cancelled)))
-        while not worker.is_cancelled:
-            pulse.beat()
+        target.post_message(FeedUpdate(reader.load(is_left)))
+        while not is_left():
             now = time.monotonic()
             look = now - last_look >= STATE_S
             last_look = now if look else last_look

@@ -256,6 +256,8 @@ class JobScreen(CockpitScreen):
         if state is not None:
             self.choose_log()  # a rank's log may come without any other news
         self.query_one(LogView).poll()
+        if (silence := self.pulse.silence_s) > SILENT_S:
+            self.show_status(((f"its directory does not answer, {words.duration(silence)}", "warning"),))
         if state is None:
             return
         steps = history.steps(state)
@@ -269,10 +271,8 @@ class JobScreen(CockpitScreen):
         facts = run_facts(state, history, self.settings, self.plan, self._checkpoint, now)
         self.query_one(Facts).show("training", facts)
         self.query_one(Events).show(history.events)
-        if (silence := self.pulse.silence_s) > SILENT_S:
-            self.show_status(((f"its directory does not answer, {words.duration(silence)}", "warning"),))
-            return
-        self.show_status((*self.status_row(state), (f"  {words.duration(elapsed)}", "muted")))
+        if silence <= SILENT_S:
+            self.show_status((*self.status_row(state), (f"  {words.duration(elapsed)}", "muted")))
 
     def on_resize(self) -> None:
         # Beside -wide, which a further breakpoint would take the place of.

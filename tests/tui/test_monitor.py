@@ -13,7 +13,8 @@ from textual.widgets import Input, Static
 from engine import settings_file
 from engine.run.directory import append_line
 from engine.run.state import Status
-from gptoss_tui import log_file
+from gptoss_tui import feed, log_file
+from gptoss_tui.screens import job
 from gptoss_tui.screens.confirm import ConfirmScreen
 from gptoss_tui.screens.monitor import MonitorScreen
 from gptoss_tui.widgets.chart import Chart
@@ -270,6 +271,18 @@ async def test_a_share_that_is_silent_holds_up_no_key(make_monitor, fake, monkey
         app.screen.choose_log()
         assert not answers.is_set() and "train · 2 ranks" in log.text
         answers.set()
+
+
+async def test_a_share_that_is_silent_from_the_start_is_told(make_monitor, monkeypatch):
+    answers = Event()
+    preview = feed.Reader.preview
+    monkeypatch.setattr(feed.Reader, "preview", lambda reader: answers.wait(LIMIT_S) and preview(reader))
+    monkeypatch.setattr(job, "SILENT_S", 0.5)
+    app = make_monitor()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "does not answer" in app.screen.title_bar.text)
+        answers.set()
+        await until(pilot, lambda: "running" in app.screen.title_bar.text)
 
 
 async def test_the_logs_of_all_ranks_are_one_with_a(make_monitor, fake, tmp_path, monkeypatch):
