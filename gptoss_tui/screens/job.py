@@ -188,6 +188,13 @@ class JobScreen(CockpitScreen):
         if before is not state.status:
             self.refresh_bindings()
 
+    def forget(self) -> None:
+        """Show nothing of the training that was followed until now."""
+        self.state, self.history, self._log, self._checkpoint = None, History(), None, None
+        self._draw_charts()
+        for panel in (StepStrip, StepList, Progress, Facts, Events):
+            self.query_one(panel).paint([])
+
     @on(Answer)
     def answered(self, answer: Answer) -> None:
         value = answer.value

@@ -14,7 +14,6 @@ from engine.monitor.notify import Notifier
 from engine.run.state import State, Status
 from gptoss_tui import foreign_job, words
 from gptoss_tui.foreign_job import JobsFound
-from gptoss_tui.history import History
 from gptoss_tui.screens.choose import ChooseScreen, room_for_items
 from gptoss_tui.screens.job import JobScreen
 from gptoss_tui.widgets.canvas import Row, fill
@@ -52,7 +51,7 @@ class WatchScreen(JobScreen):
 
     def _follow(self, job: Job) -> None:
         self._job, self.source = job, job.name
-        self.state, self.history, self._log = None, History(), None
+        self.forget()
         self._show_place()
         self.choose_log()
         self.run_worker(

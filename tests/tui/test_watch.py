@@ -130,6 +130,34 @@ async def test_another_training_of_the_place_is_a_key_away(open_watch, tmp_path)
         await until(pilot, lambda: any("1 training more" in note.message for note in app._notifications), LIMIT_S)
 
 
+async def test_nothing_of_the_training_before_stays_until_the_chosen_one_is_read(open_watch, tmp_path, monkeypatch):
+    read_on = threading.Event()
+    read = ForeignJob.read
+
+    def wait_for_the_other(self, now):
+        return ("77" not in self.job.name or read_on.wait(LIMIT_S)) and read(self, now)
+
+    monkeypatch.setattr(ForeignJob, "read", wait_for_the_other)
+    for number, count in ((77, 20), (78, 30)):
+        (tmp_path / f"slurm-{number}.out").write_text("".join(ITERATIONS[:count]))
+    os.utime(tmp_path / "slurm-77.out", (time.time() - 100,) * 2)
+    app = open_watch(tmp_path)
+    async with app.run_test(size=(120, 36)) as pilot:
+        try:
+            await until(pilot, lambda: iteration_of(app) == 30, LIMIT_S)
+            await until(pilot, lambda: "loss" in app.screen.query_one("#facts").text, LIMIT_S)
+            await pilot.press("o")
+            await until(pilot, lambda: isinstance(app.screen, ChooseScreen) and app.focused, LIMIT_S)
+            await pilot.press("down", "enter")
+            await until(pilot, lambda: isinstance(app.screen, WatchScreen), LIMIT_S)
+            await until(pilot, lambda: "no values yet" in app.screen.query_one("#chart").text, LIMIT_S)
+            told = "".join(app.screen.query_one(f"#{panel}").text for panel in ("facts", "progress", "events"))
+            assert not told.strip()
+        finally:
+            read_on.set()
+        await until(pilot, lambda: iteration_of(app) == 20, LIMIT_S)
+
+
 async def test_a_rank_that_joins_later_is_part_of_the_training(open_watch, tmp_path):
     (tmp_path / "rank-0.log").write_text("".join(ITERATIONS[:5]))
     app = open_watch(tmp_path)
