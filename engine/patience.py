@@ -51,6 +51,22 @@ class Patient:
         result: T = value
         return result
 
+    def wait_for[T](self, call: Callable[[], T], on_silence: Callable[[], None]) -> T:
+        """What `call` returns or raises, however long it takes; Ctrl+C ends the waiting.
+
+        `on_silence` is called once when that is longer than `seconds`; what it raises is raised here.
+        """
+        self._begin(call, is_awaited=True)
+        try:
+            value, error = self._answers.get(timeout=self.seconds)
+        except Empty:
+            on_silence()
+            value, error = self._answers.get()
+        if error is not None:
+            raise error
+        result: T = value
+        return result
+
     @property
     def is_waiting(self) -> bool:
         """True while a call that was given up has not come back."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from engine.cli.output import duration, print_json, say
 from engine.errors import ExitCode
 from engine.monitor.record import parse_record
 from engine.monitor.tail import Tail
+from engine.patience import Patient
 from engine.run.directory import RunDirectory
 from engine.run.state import State, Status
 
@@ -18,14 +20,23 @@ _QUIET = {"progress"}
 
 
 def follow(run: RunDirectory, *, as_json: bool) -> ExitCode:
-    """Print the run's records until it ends; return how it ended as an exit code."""
+    """Print the run's records until it ends; return how it ended as an exit code.
+
+    A disk that does not answer is told, and waited for.
+    """
     metrics, events = Tail(run.metrics), Tail(run.events)
+    disk = Patient()
     last_line = 0.0
+
+    def look() -> tuple[State, list[bytes], list[bytes]]:
+        # The state before the records, so that none is missed at the end.
+        return run.read_state().observed(), events.read_all(), metrics.read_all()
+
     while True:
-        state = run.read_state().observed()  # before the records, so that none is missed at the end
-        for record in filter(None, map(parse_record, events.read_all())):
+        state, new_events, new_metrics = disk.wait_for(look, partial(tell_silence, run))
+        for record in filter(None, map(parse_record, new_events)):
             _show_event(record, as_json)
-        for record in filter(None, map(parse_record, metrics.read_all())):
+        for record in filter(None, map(parse_record, new_metrics)):
             now = time.monotonic()
             if as_json:
                 print_json(record, line=True)
@@ -35,6 +46,11 @@ def follow(run: RunDirectory, *, as_json: bool) -> ExitCode:
         if state.status not in (Status.PENDING, Status.RUNNING, Status.STOPPING):
             return exit_code(state)
         time.sleep(_POLL_S)
+
+
+def tell_silence(run: RunDirectory) -> None:
+    """Say why nothing more comes for a while."""
+    say(f"{run.name}: its directory does not answer; waiting for it. Ctrl+C ends the waiting, not the run.")
 
 
 def exit_code(state: State) -> ExitCode:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from engine import paths, patience
-from engine.cli import output
+from engine.cli import follow, output
 from engine.cli.starting import follow_to_end
 from engine.errors import ExitCode, NotFoundError, RunError
 from engine.monitor import labels
@@ -52,11 +54,13 @@ def _known(root: Path) -> list[dict[str, Any]]:
             problems[run.name] = str(facts.strerror)
         else:
             known.append(facts)
-    return known + [
-        {"run": name, "directory": str(root / name), "tags": [], "note": "", "archived": False,
-         "status": UNREACHABLE, "message": message}
-        for name, message in sorted(problems.items())
-    ]  # fmt: skip
+    return known + [_unreachable(root / name, message) for name, message in sorted(problems.items())]
+
+
+def _unreachable(path: Path, message: str) -> dict[str, Any]:
+    """The facts of a run that nothing is known of."""
+    return {"run": path.name, "directory": str(path), "tags": [], "note": "", "archived": False,
+            "status": UNREACHABLE, "message": message}  # fmt: skip
 
 
 def _repair(*, as_json: bool) -> int:
@@ -73,7 +77,7 @@ def _repair(*, as_json: bool) -> int:
 def attach(arguments: argparse.Namespace) -> int:
     """Follow a run without a screen; one that is over prints what it came to."""
     run = start.find(arguments.run)
-    run.read_state()  # a damaged run says so before the screen opens
+    start.answer_of(run.name, run.read_state)  # a damaged run says so before the screen opens
     if arguments.show_screen and not arguments.json:
         return int(arguments.show_screen("monitor", run))
     return follow_to_end(run, as_json=arguments.json)
@@ -85,7 +89,7 @@ def stop(arguments: argparse.Namespace) -> int:
     start.stop(run)
     output.say(f"stopping {run.name}; it saves a checkpoint first")
     if arguments.wait:
-        _await_end(run)
+        _await_end(run, partial(follow.tell_silence, run))
     return _print_state(run, arguments.json)
 
 
@@ -93,8 +97,12 @@ def kill(arguments: argparse.Namespace) -> int:
     """End every process of a run and wait until they are gone."""
     run = start.find(arguments.run)
     start.kill(run)
+
+    def give_up() -> None:
+        raise start.silent(run.name)
+
     try:
-        _await_end(run)
+        _await_end(run, give_up)
     except RunError as error:  # a share that is gone does not keep its processes from being ended
         output.say(f"every process of {run.name} was told to end; {error.message}")
         return ExitCode.DONE
@@ -104,13 +112,22 @@ def kill(arguments: argparse.Namespace) -> int:
 def logs(arguments: argparse.Namespace) -> int:
     """Print one rank's log, and what is added to it when asked to follow."""
     run = start.find(arguments.run)
-    path = _log_path(run, arguments.step, arguments.rank)
-    tail = Tail(path)
+    path = start.answer_of(run.name, lambda: _log_path(run, arguments.step, arguments.rank))
+    tail, disk = Tail(path), patience.Patient()
+
+    def look() -> tuple[bool, list[bytes]]:
+        # Asked before the log is read, so that nothing of its end is missed.
+        return arguments.follow and run.read_state().observed().status.is_live, tail.read()
+
+    def on_silence() -> None:
+        if not arguments.follow:
+            raise start.silent(run.name)
+        follow.tell_silence(run)
+
     try:
         while True:
-            # Asked before the log is read, so that nothing of its end is missed.
-            goes_on = arguments.follow and run.read_state().observed().status.is_live
-            for line in tail.read():
+            goes_on, lines = disk.wait_for(look, on_silence)
+            for line in lines:
                 print(_log_line(line))
             if tail.is_behind:
                 continue
@@ -163,15 +180,19 @@ def _searchable(fact: dict[str, Any]) -> str:
     return f"{fact['run']} {fact['status']} {fact.get('step', '')} {tags} {fact['note']}".lower()
 
 
-def _await_end(run: RunDirectory) -> None:
+def _await_end(run: RunDirectory, on_silence: Callable[[], None]) -> None:
+    disk = patience.Patient()
     try:
-        start.wait(run, timeout_s=24 * 3600)
+        start.wait(run, timeout_s=24 * 3600, read=lambda: disk.wait_for(run.read_state, on_silence))
     except KeyboardInterrupt:
         output.say("\nno longer waiting; the request stands")
 
 
 def _print_state(run: RunDirectory, as_json: bool) -> int:
-    facts = _facts(run)
+    [(_, facts)] = patience.each([run], _facts)
+    if isinstance(facts, patience.NoAnswer):
+        facts = _unreachable(run.path, str(facts.strerror))
+        output.say(output.clean(f"{run.name}: {facts['message']}"))
     if as_json:
         output.print_json(facts)
     else:

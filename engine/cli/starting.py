@@ -153,7 +153,7 @@ def follow_to_end(made: RunDirectory, *, as_json: bool) -> int:
     except KeyboardInterrupt:
         output.say(f"\nno longer watching; the run goes on. gptoss attach {made.name} | gptoss stop {made.name}")
         return ExitCode.INTERRUPTED
-    facts = follow.summary(made, made.read_state().observed())
+    facts = follow.summary(made, start.answer_of(made.name, made.read_state).observed())
     if as_json:
         output.print_json(facts, line=True)
     else:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,13 +132,20 @@ def refuse_at_work(run: RunDirectory, state: State) -> None:
 
 def stop(run: RunDirectory) -> None:
     """Ask for a graceful stop: Megatron saves a checkpoint first. Raises RunError when nothing runs."""
-    _signal(_live_supervisor(run), signal.SIGTERM)
+    try:
+        supervisor = answer_of(run.name, lambda: _live_supervisor(run))
+    except Unreachable:
+        found = supervisor_of(run.path)
+        if found is None:
+            raise
+        supervisor = found
+    _signal(supervisor, signal.SIGTERM)
 
 
 def kill(run: RunDirectory) -> None:
     """End every process of the run now; its record need not be readable. Raises RunError when nothing runs."""
     try:
-        state = run.read_state()
+        state = answer_of(run.name, run.read_state)
     except RunError:
         supervisor = supervisor_of(run.path)
         if supervisor is not None:
@@ -151,12 +158,21 @@ def kill(run: RunDirectory) -> None:
     _signal(_live_supervisor(run), signal.SIGQUIT)
 
 
-def wait(run: RunDirectory, timeout_s: float, until: Iterable[Status] | None = None) -> State:
-    """The state once the run has ended (or reached one of `until`), or when the time is over."""
+def wait(
+    run: RunDirectory,
+    timeout_s: float,
+    until: Iterable[Status] | None = None,
+    read: Callable[[], State] | None = None,
+) -> State:
+    """The state once the run has ended (or reached one of `until`), or when the time is over.
+
+    `read` reads the state, for callers that cannot simply wait for a disk.
+    """
+    read = read or run.read_state
     wanted = set(until) if until else set(Status) - {Status.PENDING, Status.RUNNING, Status.STOPPING}
     deadline = time.monotonic() + timeout_s
     while True:
-        state = run.read_state().observed()
+        state = read().observed()
         if state.status in wanted or time.monotonic() > deadline:
             return state
         time.sleep(0.1)
@@ -298,6 +314,24 @@ def _is_listed(name: str) -> RunError:
     return RunError(f"another run is called {name!r}", "give this one another name")
 
 
+class Unreachable(RunError):
+    """The disk of a run does not answer."""
+
+
+def silent(name: str, seconds: float = patience.ANSWER_S) -> Unreachable:
+    """The error for a run whose disk has not answered for so long."""
+    message = f"{name} gives {patience.NoAnswer(seconds).strerror}"
+    return Unreachable(message, "is the share that it is on down? runs: gptoss runs")
+
+
+def answer_of[T](name: str, call: Callable[[], T]) -> T:
+    """What `call` learns from the disk of a run. Raises Unreachable for one that is silent."""
+    try:
+        return patience.within(call)
+    except patience.NoAnswer as error:
+        raise silent(name) from error
+
+
 def find(reference: str) -> RunDirectory:
     """A run by name, by path, or `last` for the newest.
 
@@ -305,11 +339,7 @@ def find(reference: str) -> RunDirectory:
     """
     root = paths.runs_root()
     if reference not in ("", "last"):
-        try:
-            return patience.within(lambda: directory.find(root, reference))
-        except patience.NoAnswer as error:
-            message, hint = f"{reference} gives {error.strerror}", "is the share that it is on down? runs: gptoss runs"
-            raise RunError(message, hint) from error
+        return answer_of(reference, lambda: directory.find(root, reference))
     runs = directory.list_runs(root)
     if not runs:
         raise NotFoundError(f"there is no run in {root} yet", "start one with: gptoss quickstart")
