@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from textual.widgets._toast import Toast
 
 from engine import presets
 from engine.settings import Settings
 from gptoss_tui import unfinished
+from gptoss_tui.app import CockpitApp
 from gptoss_tui.bridge import Services
 from gptoss_tui.draft import Draft
 from gptoss_tui.screens.confirm import ConfirmScreen
 from gptoss_tui.screens.home import HomeScreen
 from gptoss_tui.screens.setup import SetupScreen
+from tests.limits import LIMIT_S
 from tests.tui.doubles import until
 from tests.tui.test_home import ready
 
@@ -108,3 +111,14 @@ def test_what_is_kept_takes_a_name_that_is_free(kept):
     names = [unfinished.keep(kept, Services()).stem for _ in range(2)]
     assert names == ["odd-name-of-a-file-unfinished", "odd-name-of-a-file-unfinished-2"]
     assert presets.find(names[0]).settings == Settings().with_values({"training.iterations": 77})
+
+
+@pytest.mark.usefixtures("kept")
+async def test_that_it_goes_on_is_told_where_it_hides_no_consequence(make_app, monkeypatch):
+    monkeypatch.setattr(CockpitApp, "NOTIFICATION_TIMEOUT", LIMIT_S)
+    app = make_app(SetupScreen)
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        await until(pilot, lambda: any(toast.region for toast in app.screen.query(Toast)))
+        await until(pilot, lambda: app.screen.query_one("#consequence").region)
+        [toast] = app.screen.query(Toast)
+        assert not toast.region.overlaps(app.screen.query_one("#consequence").region)
