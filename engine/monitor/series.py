@@ -13,6 +13,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 CAPACITY = 2048
 """Buckets kept; after a halving half of them, which is still more than the dots of a wide screen."""
@@ -123,12 +124,15 @@ class Series:
             return self._recent_columns(first, last, scale, columns)
         start = max(0, math.floor(first) // self.stride)
         stop = min(len(self._count), math.floor(last) // self.stride + 1)
-        groups: dict[int, list[int]] = {}
-        for bucket in range(start, stop):
-            if self._count[bucket]:
-                groups.setdefault(self._column_of(bucket, first, scale, width), []).append(bucket)
-        for column, buckets in groups.items():
-            columns[column] = self._merged(buckets)
+        stride, middle = self.stride, (self.stride - 1) / 2
+        # Not a call for each of the thousands of buckets; the columns never fall.
+        places = [round((bucket * stride + middle - first) * scale) for bucket in range(start, stop)]
+        at = 0
+        while at < len(places):
+            column = max(0, places[at])
+            end = bisect_right(places, column, at) if column < width - 1 else len(places)
+            columns[min(width - 1, column)] = self._merged(start + at, start + end)
+            at = end
         return columns
 
     def _recent_columns(
@@ -143,17 +147,16 @@ class Series:
             columns[column] = Column(low=min(values), high=max(values), mean=sum(values) / len(values))
         return columns
 
-    def _column_of(self, bucket: int, first: float, scale: float, width: int) -> int:
-        middle = bucket * self.stride + (self.stride - 1) / 2
-        return min(width - 1, max(0, round((middle - first) * scale)))
-
-    def _merged(self, buckets: list[int]) -> Column:
-        count = sum(self._count[i] for i in buckets)
-        return Column(
-            low=min(self._low[i] for i in buckets),
-            high=max(self._high[i] for i in buckets),
-            mean=sum(self._sum[i] for i in buckets) / count,
-        )
+    def _merged(self, first: int, end: int) -> Column | None:
+        """The buckets from `first` up to `end` as one column."""
+        stores = self._count, self._low, self._high, self._sum
+        counts, low, high, total = (store[first:end] for store in stores)
+        if 0 in counts:
+            filled = [count > 0 for count in counts]
+            low, high, total = (array("d", compress(store, filled)) for store in (low, high, total))
+        if not low:
+            return None
+        return Column(low=min(low), high=max(high), mean=sum(total) / sum(counts))
 
     def _grow(self, buckets: int) -> None:
         for store in (self._low, self._high, self._sum):

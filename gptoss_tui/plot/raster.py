@@ -6,13 +6,14 @@ On noise the raw band alone is a solid block, and the line alone hides the spike
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from engine.monitor.scale import Scale
 from engine.monitor.series import Column
 from gptoss_tui.glyphs import Charset
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Dots:
     """How one cell is divided into dots, and the character for each combination."""
 
@@ -22,6 +23,12 @@ class Dots:
     """Bit of the dot at [across][down]."""
     characters: str
     """The character for each sum of bits."""
+
+    @cached_property
+    def masks(self) -> list[list[list[int]]]:
+        """The bits from one dot down to another, at [across][first][last]; none where the last is above."""
+        down = range(self.down)
+        return [[[sum(column[first : last + 1]) for last in down] for first in down] for column in self.bits]
 
 
 _DOTS = {
@@ -90,6 +97,7 @@ def _join(rows: list[bytearray], start: tuple[int, int], end: tuple[int, int], d
 
 def _fill(rows: list[bytearray], x: int, top: int, low: int, dots: Dots) -> None:
     cell, across = divmod(x, dots.across)
-    for y in range(top, low + 1):
-        row, down = divmod(y, dots.down)
-        rows[row][cell] |= dots.bits[across][down]
+    (first, above), (last, below) = divmod(top, dots.down), divmod(low, dots.down)
+    masks, bottom = dots.masks[across], dots.down - 1
+    for row in range(first, last + 1):
+        rows[row][cell] |= masks[above if row == first else 0][below if row == last else bottom]
