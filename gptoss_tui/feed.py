@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -37,9 +36,9 @@ if TYPE_CHECKING:
     from engine.plan.plan import Plan
     from engine.settings import Settings
 
-POLL_S = 0.125
-BATCH_S = 0.375
-"""Least time between two batches; with the poll, a value is on the screen within half a second."""
+POLL_S = 0.2
+BATCH_S = 0.3
+"""Least time between two batches, so every second poll at most: a value is on the screen within half a second."""
 STATE_S = 1.0
 """How often the supervisor is looked for, which an unchanged file does not tell."""
 
@@ -191,7 +190,6 @@ def follow(run: RunDirectory, target: MessagePump, pulse: Pulse) -> None:
     The body of a thread worker.
     """
     worker = get_current_worker()
-    pause = threading.Event()
     reader = Reader(run)
     waiting = Batch()
     last_post = last_look = time.monotonic()
@@ -204,7 +202,7 @@ def follow(run: RunDirectory, target: MessagePump, pulse: Pulse) -> None:
         pulse.beat()  # it may be silent from the start
         if (preview := reader.preview()) is not None:
             target.post_message(FeedUpdate(preview))
-            pause.wait(PREVIEW_S)  # the first picture needs the processor more
+            time.sleep(PREVIEW_S)  # the first picture needs the processor more
         # In one piece: a screen that gets a long history in many is busy with nothing else.
         target.post_message(FeedUpdate(reader.load(is_left)))
         while not is_left():
@@ -215,7 +213,7 @@ def follow(run: RunDirectory, target: MessagePump, pulse: Pulse) -> None:
             if waiting and now - last_post >= BATCH_S:
                 target.post_message(FeedUpdate(waiting))
                 waiting, last_post = Batch(), now
-            pause.wait(POLL_S)
+            time.sleep(POLL_S)
     finally:
         pulse.stop()
         reader.close()

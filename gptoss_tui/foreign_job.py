@@ -7,7 +7,6 @@ the end that a log announces, and from the cause of a failure in the ends of its
 from __future__ import annotations
 
 import copy
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -185,7 +184,6 @@ def follow(job: Job, places: list[str], target: MessagePump, notifier: Notifier 
     The body of a thread worker; until it is cancelled.
     """
     worker = get_current_worker()
-    pause = threading.Event()
     foreign = ForeignJob(job, time.time())
     _load(foreign, target, lambda: worker.is_cancelled)
     waiting, state = Batch(source=job.name), None
@@ -209,7 +207,7 @@ def follow(job: Job, places: list[str], target: MessagePump, notifier: Notifier 
         if now - last_scan >= RESCAN_S:
             last_scan = now
             _scan(foreign, places, target)
-        pause.wait(POLL_S)
+        time.sleep(POLL_S)
 
 
 def _load(foreign: ForeignJob, target: MessagePump, is_cancelled: Callable[[], bool]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from dataclasses import replace
 from threading import Event
@@ -443,6 +444,14 @@ async def test_pieces_of_a_long_log_are_taken_in_one_after_another(make_monitor,
             log.poll()
         assert log._file.is_behind
         assert len([timer for timer in log._timers if timer._task and not timer._task.cancelling()]) == 1
+
+
+async def test_what_stays_is_not_looked_through_for_garbage_until_the_screen_is_left(make_monitor, monkeypatch):
+    monkeypatch.setattr(job, "SETTLED_S", 0.1)
+    app = make_monitor()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: gc.get_freeze_count() > 10_000)
+    assert gc.get_freeze_count() == 0
 
 
 async def test_a_waiting_run_says_so(make_app, runs_root):
