@@ -35,7 +35,7 @@ SHORT: dict[str, object] = {
     "data.max_megabytes": 0.5,
     "launch.restarts": 3,
     "launch.restart_wait_s": 0,
-    "launch.hang_s": 45,  # longer than the silence in which a rank imports Megatron
+    "launch.hang_s": 90,  # longer than the silence in which a rank imports Megatron, also on a busy machine
 }
 
 
