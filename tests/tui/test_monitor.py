@@ -237,8 +237,8 @@ async def test_other_logs_are_a_key_away(make_monitor, fake):
         log = app.screen.query_one(LogView)
         await pilot.press("right_square_bracket")
         await until(pilot, lambda: "from rank zero" in log.text)
-        fake.put(iteration=121)
-        await until(pilot, lambda: app.screen.state.iteration == 121)
+        fake.put(checkpoint=121)
+        await until(pilot, lambda: app.screen.state.checkpoint == 121)
         assert "from rank zero" in log.text
 
 
@@ -252,8 +252,8 @@ async def test_the_log_that_was_chosen_stays_when_another_rank_fails(make_monito
         await pilot.press("right_square_bracket")
         await until(pilot, lambda: "train · rank 1" in log.text)
         (log.paths[0].parent / "error-rank-0.json").write_text("{}")
-        fake.put(iteration=121)
-        await until(pilot, lambda: app.screen.state.iteration == 121)
+        fake.put(checkpoint=121)
+        await until(pilot, lambda: app.screen.state.checkpoint == 121)
         assert "train · rank 1" in log.text
         await pilot.press("right_square_bracket")
         await until(pilot, lambda: "train · launcher" in log.text)
