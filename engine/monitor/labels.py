@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from engine import visible
-from engine.errors import RunError, SettingsError
+from engine.errors import RunError, SettingsError, UnreadableError
 from engine.paths import write_atomic
 
 FILE_NAME = "labels.json"
@@ -60,7 +60,14 @@ def read(run: Path) -> Labels:
 
 
 def write(run: Path, labels: Labels) -> None:
-    """Raises RunError when the directory cannot be written, as that of somebody else's run."""
+    """Raises RunError when the directory cannot be written, as that of somebody else's run, and UnreadableError."""
+    try:
+        # What cannot be read at the moment was taken for nothing: it must not be replaced by that.
+        (run / FILE_NAME).read_bytes()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UnreadableError.of(run / FILE_NAME, error) from error
     try:
         write_atomic(run / FILE_NAME, json.dumps(asdict(labels)) + "\n")
     except OSError as error:

@@ -15,6 +15,8 @@ from engine.checkpoints import torch_dist, training
 from engine.checkpoints.torch_dist import Chunk, DistributedCheckpoint, Tensor
 from engine.data.merge import JOURNAL, Merger
 from engine.errors import CheckpointError, ExitCode, UnreadableError
+from engine.monitor import labels
+from engine.monitor.labels import Labels
 from engine.plan.layout import Layout
 from engine.plan.plan import Plan, PlannedStep
 from engine.run import repair, rotation, start
@@ -142,3 +144,13 @@ def test_a_preparation_is_not_begun_anew_while_its_journal_cannot_be_read(tmp_pa
     with pytest.raises(OSError, match="journal"):
         Merger(tmp_path / "work", {"inputs": 1}, [], 2)
     assert (tmp_path / "work" / "precious").exists()
+
+
+def test_labels_that_cannot_be_read_are_not_replaced(tmp_path: Path, broken: set[Path]) -> None:
+    labels.write(tmp_path, Labels(note="keep me"))
+    broken.add(tmp_path / labels.FILE_NAME)
+    seen = labels.read(tmp_path)
+    with pytest.raises(UnreadableError):
+        labels.write(tmp_path, seen.with_tags(["new"]))
+    broken.clear()
+    assert labels.read(tmp_path).note == "keep me"
