@@ -50,9 +50,10 @@ class KeyOrder:
         if any(event is one for one in self._let_go):
             self._let_go = [one for one in self._let_go if one is not event]
             self._awaited = None if event is self._awaited else self._awaited
-        elif self._task is not None or self._awaited is not None or not self._is_free(app_is_at_work=True):
-            self._task = self._task or asyncio.create_task(self._let_go_in_turn())
+        elif self._is_handing_out or self._awaited is not None or not self._is_free(app_is_at_work=True):
             self._waiting.append(event)
+            if not self._is_handing_out:
+                self._task = asyncio.create_task(self._let_go_in_turn())
             return True
         self._was_text = self._safely(lambda: self._is_text(event), otherwise=False)
         return False
@@ -65,7 +66,11 @@ class KeyOrder:
         finally:
             while self._waiting:
                 self._hand_out()
-            self._task = None
+
+    @property
+    def _is_handing_out(self) -> bool:
+        # A task that had nothing to wait for is done before its maker knows it: Textual's loop begins tasks at once.
+        return self._task is not None and not self._task.done()
 
     async def _turn(self) -> None:
         """Wait until the next key may go."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from textual import events
 
@@ -134,3 +136,16 @@ async def test_a_key_that_never_comes_back_is_not_waited_for(make_app, monkeypat
         app._key_order._awaited = events.Key("x", "x")
         type_together(app, "question_mark")
         await until(pilot, lambda: isinstance(app.screen, HelpScreen), LIMIT_S)
+
+
+async def test_a_key_that_need_not_wait_after_all_keeps_no_other(make_app, runs_root, monkeypatch):
+    app = make_app(lambda: MonitorScreen(a_full_run(runs_root).run))
+    async with app.run_test(size=(100, 30)) as pilot:
+        await until(pilot, lambda: app.screen.focused is not None, LIMIT_S)
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # as Textual does outside of tests
+        at_rest = iter([False])  # busy when the key comes, and at rest when its turn is waited for
+        monkeypatch.setattr(app._key_order, "_is_free", lambda **_: next(at_rest, True))
+        type_together(app, "question_mark")
+        await until(pilot, lambda: isinstance(app.screen, HelpScreen), LIMIT_S)
+        type_together(app, "q")
+        await until(pilot, lambda: not isinstance(app.screen, HelpScreen), LIMIT_S)
