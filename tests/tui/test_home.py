@@ -61,7 +61,7 @@ async def test_a_beginner_starts_the_rehearsal_with_enter_alone(make_app, servic
     async with app.run_test(size=(80, 24)) as pilot:
         await ready(pilot, app)
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen) and app.focused)
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, MonitorScreen))
         ((settings, name),) = services.started
@@ -74,7 +74,7 @@ async def test_nothing_starts_without_a_yes(make_app, services):
     async with app.run_test(size=(80, 24)) as pilot:
         await ready(pilot, app)
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen) and app.focused)
         await pilot.press("escape")
         await pilot.pause()
         assert services.started == []
@@ -85,7 +85,7 @@ async def test_a_preset_can_be_changed_before_it_starts(make_app):
     async with app.run_test(size=(80, 24)) as pilot:
         await ready(pilot, app)
         await pilot.press("down", "enter")
-        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen) and app.focused)
         await pilot.press("right", "enter")
         await until(pilot, lambda: isinstance(app.screen, SetupScreen))
         assert app.screen.draft.settings.training.iterations == 5000
@@ -97,7 +97,7 @@ async def test_a_check_that_forbids_the_start_offers_none(make_app, services):
     async with app.run_test(size=(80, 24)) as pilot:
         await ready(pilot, app)
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen) and app.focused)
         assert not app.screen.query("#choice-start")
         assert "9 GiB" in str(app.screen.query_one("#text").render())
 
@@ -137,7 +137,7 @@ async def test_a_start_that_fails_says_why_and_what_to_try(make_app, services):
     async with app.run_test(size=(80, 24)) as pilot:
         await ready(pilot, app)
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen) and app.focused)
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, ConfirmScreen) and not app.screen.query("#choice-start"))
         assert "gptoss doctor" in str(app.screen.query_one("#text").render())
@@ -172,7 +172,7 @@ async def test_an_unfinished_draft_is_offered_again(make_app):
     async with app.run_test(size=(80, 24)) as pilot:
         await ready(pilot, app)
         await pilot.press("n")
-        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen) and app.focused)
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, SetupScreen))
         await until(pilot, lambda: app.screen.draft.text("training.iterations") == "77")

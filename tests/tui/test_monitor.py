@@ -497,7 +497,7 @@ async def test_an_unknown_failure_is_said_to_be_one(make_monitor, fake):
     async with app.run_test(size=(100, 30)) as pilot:
         await until(pilot, lambda: app.screen.state)
         await pilot.press("d")
-        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen) and app.focused)
         told = str(app.screen.query_one("#text", Static).render())
         assert "not in the catalogue" in told and "jumps to the first error" in told
 

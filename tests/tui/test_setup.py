@@ -72,7 +72,7 @@ async def test_a_beginner_walks_through_all_of_it_with_arrows_and_enter(make_set
             await pilot.press("enter")
         await until(pilot, lambda: app.focused is not None and app.focused.id == "launch")
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen) and app.focused)
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, MonitorScreen))
         ((settings, _),) = services.started
@@ -90,7 +90,7 @@ async def test_an_expert_changes_two_values_and_launches(make_setup, services):
         app.screen.query_one("#name", Input).value = "mine"
         await until(pilot, lambda: not app.screen.query_one(Consequence)._is_stale)
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen) and app.focused)
         await pilot.press("enter")
         await until(pilot, lambda: services.started)
         ((settings, name),) = services.started
@@ -247,7 +247,7 @@ async def test_help_explains_the_field_that_has_the_focus(make_setup):
         await focus_option(pilot, app, "training.learning_rate")
         assert OPTIONS["training.learning_rate"].help in app.screen.query_one("#about").text
         await pilot.press("f1")
-        await until(pilot, lambda: isinstance(app.screen, HelpScreen))
+        await until(pilot, lambda: isinstance(app.screen, HelpScreen) and app.screen.query("#text"))
         text = str(app.screen.query_one("#text").render())
         option = OPTIONS["training.learning_rate"]
         for part in (option.key, option.help, option.why, option.native, "0 to 1"):

@@ -317,7 +317,7 @@ async def test_review_imports_an_env_file(make_setup, tmp_path):
         await until(pilot, lambda: isinstance(app.screen, AskScreen) and app.focused)
         app.focused.value = str(file)
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen) and app.focused)
         told = str(app.screen.query_one("#text").render())
         assert "NUM_NODES=2 → machine.nodes" in told
         await pilot.press("enter")
@@ -349,7 +349,7 @@ async def test_review_exports_scripts_and_names_what_it_wrote(make_setup, tmp_pa
         line.value = str(tmp_path / "new scripts")
         await until(pilot, lambda: "✗" not in app.screen.query_one("#note").text)
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen) and app.focused)
         assert "run.sh" in str(app.screen.query_one("#text").render())
         assert (tmp_path / "new scripts" / "run.sh").exists()
 
@@ -394,7 +394,7 @@ async def test_review_offers_a_rehearsal_and_keeps_the_draft(make_setup, service
         app.screen._after_edit()
         await review_ready(pilot, app)
         await pilot.press("b")
-        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen))
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen) and app.focused)
         told = " ".join(str(app.screen.query_one("#text").render()).split())
         assert "gpt-oss-20b a tiny model of the same kind" in told
         await pilot.press("enter")
