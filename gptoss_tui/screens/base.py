@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -34,6 +35,8 @@ _TOO_SMALL = (
 
 
 _FRAME_S = 1 / 125
+SETTLED_S = 5.0
+"""So long after it was opened all is there that stays as long as the screen does."""
 
 
 class TooSmall(Static):
@@ -96,6 +99,14 @@ class CockpitScreen(Steady):
         Binding("escape", "leave", "Back", show=False, id="screen.back"),
         Binding("q", "leave", "Quit", id="screen.leave"),
     ]
+
+    def on_mount(self) -> None:
+        # Looking for garbage among what stays is a tenth of the work of a screen that is open for days, and now and
+        # then holds up a key.
+        self.set_timer(SETTLED_S, lambda: gc.freeze())
+
+    def on_unmount(self) -> None:
+        gc.unfreeze()
 
     @property
     def cockpit(self) -> CockpitApp:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import platform
 import time
 from collections.abc import Iterable
@@ -51,8 +50,6 @@ JOINED_S = 0.75
 AWAITED_S = 0.25
 """How much longer they wait for it after it came."""
 GPU_S = 2.0
-SETTLED_S = 5.0
-"""So long after it was opened all is there that stays as long as the screen does."""
 SILENT_S = 5.0
 """A directory that has not answered for so long is on a share whose server is down."""
 FRESH_S = 60.0
@@ -160,11 +157,6 @@ class JobScreen(CockpitScreen):
         self.set_interval(GPU_S, self._sample_gpus)
         self.cockpit.machine_found.subscribe(self, lambda _: self._look_at_machine())
         self._look_at_machine()
-        # Looking for garbage among what stays is a tenth of the work of a screen that is open for days.
-        self.set_timer(SETTLED_S, lambda: gc.freeze())
-
-    def on_unmount(self) -> None:
-        gc.unfreeze()
 
     # --- what is new -----------------------------------------------------------------
 

@@ -280,7 +280,8 @@ class SetupScreen(Reviewing):
             self.notify(f"The draft is not kept: {problem.message}", severity="warning")
         for form in self._forms:
             form.show_what_matters()
-        self._look()
+        if self.cockpit.machine is None:
+            self._look()  # else when the plan is there: what is told below the fields depends on it
         self._replan()
         if (offered := (self.draft.can_undo, self.draft.can_redo)) != self._offered:
             self._offered = offered

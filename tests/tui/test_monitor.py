@@ -15,7 +15,7 @@ from engine import settings_file
 from engine.run.directory import append_line
 from engine.run.state import Status
 from gptoss_tui import feed, log_file
-from gptoss_tui.screens import job
+from gptoss_tui.screens import base, job
 from gptoss_tui.screens.confirm import ConfirmScreen
 from gptoss_tui.screens.monitor import MonitorScreen
 from gptoss_tui.widgets.chart import Chart
@@ -447,7 +447,7 @@ async def test_pieces_of_a_long_log_are_taken_in_one_after_another(make_monitor,
 
 
 async def test_what_stays_is_not_looked_through_for_garbage_until_the_screen_is_left(make_monitor, monkeypatch):
-    monkeypatch.setattr(job, "SETTLED_S", 0.1)
+    monkeypatch.setattr(base, "SETTLED_S", 0.1)
     app = make_monitor()
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: gc.get_freeze_count() > 10_000)
