@@ -96,8 +96,8 @@ OPTIONS: dict[str, Option] = {o.key: o for table, owner in _TABLES.items() for o
 def load(path: Path) -> Machine:
     """The machine that a file describes. Raises NotFoundError or SettingsError."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise SettingsError(f"{path} is larger than {MAX_BYTES:,} bytes", "give a machine file")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise SettingsError(f"it has {size:,} bytes, a machine file at most {MAX_BYTES:,}", "give a machine file")
         return loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise NotFoundError(f"there is no file {path}", "write one with: gptoss doctor --save-machine FILE") from None

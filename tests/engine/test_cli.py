@@ -95,8 +95,8 @@ LONG = "x" * 300
 )
 def test_what_the_system_refuses_is_told_without_a_trace(arguments, code, message, tmp_path, monkeypatch, capsys):
     (tmp_path / "a directory").mkdir()
-    (tmp_path / "long.toml").write_text("[training]\niterations = " + "9" * 5000)
-    (tmp_path / "deep.toml").write_text("a = " + "[" * 100_000)
+    (tmp_path / "long.toml").write_text("[training]\niterations = " + "9" * 4_400)
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 40_000)
     monkeypatch.setenv("HOME", "/proc/self")
     for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME"):
         monkeypatch.delenv(name, raising=False)
