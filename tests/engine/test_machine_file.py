@@ -109,7 +109,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read"):
         machine_file.load(tmp_path / "binary")
     (tmp_path / "large").write_bytes(b"#" * (machine_file.MAX_BYTES + 1))
-    with pytest.raises(SettingsError, match="larger than"):
+    with pytest.raises(SettingsError, match="at most 5,000"):
         machine_file.load(tmp_path / "large")
 
 
