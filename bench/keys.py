@@ -103,10 +103,10 @@ class Program:
 
 def measure(presses: int, size: tuple[int, int]) -> Iterator[tuple[str, list[float], float]]:
     """For every station the seconds of each press that changed the screen, and the processor's for one press."""
-    with tempfile.TemporaryDirectory() as home:
-        machine = Path(home, "machine.toml")
-        machine.write_text(MACHINE)
-        for station, (there, keys) in STATIONS.items():
+    for station, (there, keys) in STATIONS.items():
+        with tempfile.TemporaryDirectory() as home:  # else the edits of one station are a question at the next
+            machine = Path(home, "machine.toml")
+            machine.write_text(MACHINE)
             program = Program(home, str(machine), size)
             for key in [*[DOWN] * ORDER.index(station.partition(",")[0]), ENTER, *there]:
                 program.press(key)
