@@ -1,4 +1,4 @@
-"""What `torch.save` writes, byte for byte, without torch: importing it takes longer than converting 1 GB.
+"""What `torch.save` writes, without torch: importing it takes longer than converting 1 GB.
 
 A zip archive of stored entries, each aligned to 64 bytes: the pickle of a thing, then the values of each
 tensor in it (caffe2/serialize/inline_container.cc, torch 2.13). A chunk of a checkpoint is one tensor: head +
@@ -22,7 +22,8 @@ from engine.workers.stream.values import BF16, FP32, Array, DType
 
 _ALIGNMENT = 64
 _FOLDER = b"archive/"
-_64_BITS = (1 << 64) - 1
+_IDENTITY = b"0" * 40
+"""torch writes two hashes here, of the names and of the sums, and reads them nowhere."""
 _PROTOCOL = 2
 _STORAGES = {
     BF16: "BFloat16Storage",
@@ -138,7 +139,7 @@ class _Archive:
     def end(self) -> bytes:
         """The rest of the archive: all of it, or what follows the gap."""
         self.put(b"version", b"3\n")
-        self.put(b".data/serialization_id", self._identity())
+        self.put(b".data/serialization_id", _IDENTITY)
         start = self._position
         for one in self._entries:
             self._write(
@@ -170,35 +171,3 @@ class _Archive:
     def _close(self) -> None:
         one = self._entries[-1]
         self._write(_DESCRIPTOR.pack(b"PK\7\x08", one.crc, one.size, one.size))
-
-    def _identity(self) -> bytes:
-        """torch's name of an archive: its entries' names, the last first as its set yields them, and their sums.
-
-        The set yields another order when it has grown, from 13 entries on; nobody reads this name.
-        """
-        names = sums = 0
-        for one in self._entries:
-            sums = _combine(sums, one.crc)
-        for one in reversed(self._entries):
-            names = _combine(names, _hash(one.name.removeprefix(_FOLDER)))
-        return b"%020d%020d" % (names, sums)
-
-
-def _combine(seed: int, value: int) -> int:
-    """c10/util/hash.h, hash_combine."""
-    return seed ^ (value + 0x9E3779B9 + (seed << 6) + (seed >> 2)) & _64_BITS
-
-
-def _hash(data: bytes) -> int:
-    """std::hash of a string in GNU's library: MurmurHash64A."""
-    factor = 0xC6A4A7935BD1E995
-    found = 0xC70F6907 ^ (len(data) * factor) & _64_BITS
-    whole = len(data) & ~7
-    for start in range(0, whole, 8):
-        word = int.from_bytes(data[start : start + 8], "little") * factor & _64_BITS
-        word = (word ^ word >> 47) * factor & _64_BITS
-        found = (found ^ word) * factor & _64_BITS
-    if whole < len(data):
-        found = (found ^ int.from_bytes(data[whole:], "little")) * factor & _64_BITS
-    found = (found ^ found >> 47) * factor & _64_BITS
-    return found ^ found >> 47
