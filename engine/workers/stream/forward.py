@@ -1,12 +1,14 @@
-"""Logits of a checkpoint by transformers and by Megatron, with one layer's weights in memory at a time.
+"""Logits of a checkpoint by transformers and by Megatron, with a few weights in memory at a time.
 
-Both models are the real ones; only their weights come late: a layer gets them when it is called
-and gives them back when it has answered. So a model is checked that no machine at hand can hold.
+Both models are the real ones; only their weights come late: a layer gets them when it is called and gives
+them back when it has answered, and its experts one by one. So a model is checked that no machine at hand can
+hold, in the memory that its vocabulary takes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -23,10 +25,10 @@ from engine.plan.layout import Layout
 from engine.settings import TrainingSettings
 from engine.workers.stream import run_config
 from engine.workers.stream.reading import HuggingFaceReader, MegatronReader
-from engine.workers.stream.to_hugging_face import FromHuggingFace, parts
+from engine.workers.stream.to_hugging_face import PIECE_BYTES, FromHuggingFace, Part, parts
 from engine.workers.stream.torch_tensors import TORCH_DTYPES, to_torch
 
-type LoadOne = Callable[[str, tuple[int, ...]], Tensor]
+type LoadOne = Callable[[str, tuple[int, ...]], Tensor | _Experts]
 """Gives the values of a parameter by its name and shape."""
 type OnLayer = Callable[[int], None]
 """Gets the number of the layer that begins, perhaps several times."""
@@ -35,6 +37,16 @@ _EXPERT = re.compile(r"mlp\.experts\.local_experts\.(\d+)\.linear_fc([12])\.(.+)
 _LAYER = re.compile(r"\blayers\.(\d+)")
 _SAVED_AS = {"input_layernorm.weight": f"{QKV}.layer_norm_weight"}
 """Names that the local layers change when they save (gpt_layer_specs.py, sharded_state_dict_keys_map)."""
+
+
+class _Experts:
+    """The weights of a layer's experts, one of which is read when it is asked for."""
+
+    def __init__(self, read: Callable[[int], Tensor]) -> None:
+        self._read = read
+
+    def __getitem__(self, expert: Tensor) -> Tensor:
+        return self._read(int(expert))
 
 
 def transformers_logits(
@@ -69,7 +81,10 @@ def transformers_model(
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # the blocks are dequantised here
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=TORCH_DTYPES[precision])
+        # These experts look their weights up one expert after the other.
+        model = AutoModelForCausalLM.from_config(
+            config, attn_implementation="eager", experts_implementation="eager", dtype=TORCH_DTYPES[precision]
+        )
     model.eval()
     # Its frequencies are computed, not loaded.
     model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)
@@ -77,11 +92,17 @@ def transformers_model(
     with HuggingFaceReader(checkpoint) as reader:
         source = FromHuggingFace(reader)
 
-        def load(name: str, shape: tuple[int, ...]) -> Tensor:
+        def load(name: str, shape: tuple[int, ...]) -> Tensor | _Experts:
+            if tensors.is_expert_weight(name):
+                return _Experts(lambda expert: one_expert(name, expert))
             values = torch.empty(shape, dtype=TORCH_DTYPES[precision])
             for part in parts(name, shapes[name], values.element_size()):
                 values[part.start : part.stop] = to_torch(source.values(part))
             return values.to(device)
+
+        def one_expert(name: str, expert: int) -> Tensor:
+            part = Part(name=name, shape=shapes[name], start=expert, stop=expert + 1)
+            return to_torch(source.values(part))[0].to(device, TORCH_DTYPES[precision], copy=True)
 
         owners = [("model.embed_tokens", model.model.embed_tokens), ("model.norm", model.model.norm)]
         owners += [(f"model.layers.{i}", layer) for i, layer in enumerate(model.model.layers)]
@@ -120,7 +141,7 @@ def megatron_logits(
 
         def load(name: str, shape: tuple[int, ...]) -> Tensor:
             reader = trained if ADAPTER in name else weights
-            return _megatron_parameter(reader, name.replace(".to_wrap.", "."), shape).to(TORCH_DTYPES[precision])
+            return _megatron_parameter(reader, name.replace(".to_wrap.", "."), shape, TORCH_DTYPES[precision])
 
         with _weights_on_call(list(_called(model)), load, on_layer), torch.inference_mode():
             return _apart(_answer(model, _together(prompts)), lengths)
@@ -156,11 +177,11 @@ def _weights_on_call(
             if on_layer and layer:
                 on_layer(int(layer[1]))
             for name, shape in shapes.items():
-                _set(module, name, nn.Parameter(load(f"{prefix}.{name}", shape), requires_grad=False))
+                _set(module, name, load(f"{prefix}.{name}", shape))
 
         def free(*_: Any) -> None:
             for name, shape in shapes.items():
-                _set(module, name, nn.Parameter(torch.empty(shape, device="meta"), requires_grad=False))
+                _set(module, name, torch.empty(shape, device="meta"))
 
         free()
         handles.extend((module.register_forward_pre_hook(fill), module.register_forward_hook(free)))
@@ -174,10 +195,11 @@ def _weights_on_call(
             handle.remove()
 
 
-def _set(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+def _set(module: nn.Module, name: str, values: Any) -> None:
     *path, last = name.split(".")
     owner = module.get_submodule(".".join(path))
-    owner._parameters[last] = parameter
+    is_tensor = isinstance(values, Tensor)
+    owner._parameters[last] = nn.Parameter(values, requires_grad=False) if is_tensor else values
 
 
 @contextlib.contextmanager
@@ -247,15 +269,18 @@ def _answer(model: nn.Module, prompt: Tensor) -> Tensor:
     return logits
 
 
-def _megatron_parameter(reader: MegatronReader, name: str, shape: tuple[int, ...]) -> Tensor:
-    """The values of a parameter of Megatron's local layers."""
-    if not name.startswith("decoder.layers."):
-        return to_torch(reader.box(name, (0,) * len(shape), shape)).clone()
-    _, _, number, rest = name.split(".", 3)
-    layer = int(number)
-    if expert := _EXPERT.fullmatch(rest):
-        key = f"{FC1 if expert[2] == '1' else FC2}.{expert[3]}"
-        offsets = (layer, int(expert[1]), *(0 for _ in shape))
-        return to_torch(reader.box(key, offsets, (1, 1, *shape))[0, 0]).clone()
-    key = _SAVED_AS.get(rest, f"decoder.layers.{rest}")
-    return to_torch(reader.box(key, (layer, *(0 for _ in shape)), (1, *shape))[0]).clone()
+def _megatron_parameter(reader: MegatronReader, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The values of a parameter of Megatron's local layers, read a few rows at a time."""
+    key, place = name, tuple[int, ...]()
+    if name.startswith("decoder.layers."):
+        _, _, layer, rest = name.split(".", 3)
+        key, place = _SAVED_AS.get(rest, f"decoder.layers.{rest}"), (int(layer),)
+        if expert := _EXPERT.fullmatch(rest):
+            key, place = f"{FC1 if expert[2] == '1' else FC2}.{expert[3]}", (int(layer), int(expert[1]))
+    values = torch.empty(shape, dtype=dtype)
+    step = max(1, PIECE_BYTES // (math.prod(shape[1:]) * values.element_size()))
+    for start in range(0, shape[0], step):
+        rows = values[start : start + step]
+        offsets = (*place, start, *(0 for _ in shape[1:]))
+        rows[...] = to_torch(reader.box(key, offsets, (*(1 for _ in place), *rows.shape))).view(rows.shape)
+    return values

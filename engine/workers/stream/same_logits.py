@@ -13,8 +13,6 @@ from engine.workers.stream import forward, logits, resources
 from engine.workers.stream.files import OnProgress
 from engine.workers.stream.torch_tensors import TORCH_DTYPES
 
-_FP32_SHARE = 0.4
-"""Logits are computed in fp32 when one layer in it takes less than this share of the free memory."""
 _MEGATRON_BYTES = 1 << 30
 """Megatron, Bridge and transformers, imported: 0.55 GiB is the peak of a verify step of the tiny model."""
 
@@ -42,13 +40,18 @@ def compare(
 
 
 def precision_for(model: Model) -> str:
-    """fp32, the sharper, where a layer of it fits."""
-    layer_bytes = max(model.layer_parameters, model.embedding_parameters) * 4
-    return "fp32" if layer_bytes < _FP32_SHARE * resources.available_memory_bytes() else "bf16"
+    """fp32, the sharper, where there is memory for it."""
+    return "fp32" if needed_bytes(model, "fp32") <= resources.available_memory_bytes() else "bf16"
 
 
 def needed_bytes(model: Model, precision: str) -> int:
-    """About what computing them needs: one layer of either model, both sides' logits, and Megatron."""
-    layer = max(model.layer_parameters, model.embedding_parameters) * TORCH_DTYPES[precision].itemsize
+    """About what computing them needs: the largest matrix of either model, both sides' logits, and Megatron."""
+    weights = _most_at_once(model) * TORCH_DTYPES[precision].itemsize
     rows = sum(prompt.shape[1] for prompt in logits.prompts(2, model.window))
-    return layer + 2 * rows * model.vocab * torch.float32.itemsize + _MEGATRON_BYTES
+    return weights + 2 * rows * model.vocab * torch.float32.itemsize + _MEGATRON_BYTES
+
+
+def _most_at_once(model: Model) -> int:
+    """Parameters that are in memory together: the vocabulary's, or a layer's with one of its experts."""
+    layer = model.layer_parameters - (model.experts - 1) * model.expert_parameters
+    return max(layer, model.embedding_parameters)
