@@ -26,7 +26,7 @@ from engine.paths import config_root, expanded
 from gptoss_tui import bridge, theme, threads
 from gptoss_tui.bridge import Answer, Failure, Services
 from gptoss_tui.driver import frames_waiting
-from gptoss_tui.glass import Glass
+from gptoss_tui.glass import Difference, Glass
 from gptoss_tui.glyphs import AsciiFilter, Charset, VisibleFilter, detect_charset
 from gptoss_tui.key_order import KeyOrder
 from gptoss_tui.threads import changing
@@ -139,7 +139,18 @@ class CockpitApp(App[int]):
             bridge.attempt(partial(theme.keep, chosen.name))
 
     def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
-        super()._display(screen, cast("RenderableType | None", self._glass.over(renderable)))
+        update = self._glass.over(renderable)
+        if isinstance(update, Difference) and self._is_shown and not update.render_segments(self.console):
+            cursor = screen.outer_size.clamp_offset(self.cursor_position)
+            if cursor == self._previous_cursor_position:
+                return  # Textual would send the cursor to where it is
+        super()._display(screen, cast("RenderableType | None", update))
+
+    @property
+    def _is_shown(self) -> bool:
+        """True where Textual hands what is displayed to the terminal."""
+        is_at_terminal = self._driver is not None and not self.is_headless
+        return is_at_terminal and self._running and not self._closed and not self._batch_count
 
     async def on_event(self, event: events.Event) -> None:
         if isinstance(event, (events.Key, events.Paste)) and not event.is_forwarded and self._key_order.holds(event):

@@ -89,10 +89,14 @@ class Difference(CompositorUpdate):
         self._glass = glass
         self._size = width, height
         self._painted = painted
+        self._sent: str | None = None
 
     def render_segments(self, console: Console) -> str:
-        colours = console._color_system or ColorSystem.TRUECOLOR
-        return self._glass.write(*self._size, self._painted(), colours)
+        """What to send, empty when all of it is shown already."""
+        if self._sent is None:
+            colours = console._color_system or ColorSystem.TRUECOLOR
+            self._sent = self._glass.write(*self._size, self._painted(), colours)
+        return self._sent
 
 
 def _of_layout(update: LayoutUpdate) -> Iterator[Painted]:

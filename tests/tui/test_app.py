@@ -55,6 +55,27 @@ async def test_escape_steps_out_one_screen_at_a_time(make_app):
         assert isinstance(app.screen, HomeScreen)
 
 
+async def test_what_the_terminal_shows_already_is_not_sent_again(make_app, monkeypatch):
+    app = make_app()
+    async with app.run_test(size=(80, 24)) as pilot:
+        sent: list[str] = []
+        monkeypatch.setattr(type(app), "is_headless", False)
+        monkeypatch.setattr(app._driver, "write", sent.append)
+
+        async def painted() -> list[str]:
+            sent.clear()
+            done: list[bool] = []
+            app.screen.refresh()
+            app.screen.call_after_refresh(lambda: done.append(True))
+            await until(pilot, lambda: done)
+            return list(sent)
+
+        assert "gptoss" in "".join(await painted())
+        assert await painted() == []
+        app.action_redraw()
+        assert "gptoss" in "".join(await painted())
+
+
 async def test_every_key_of_a_screen_is_in_the_palette(make_app):
     app = make_app()
     async with app.run_test(size=(80, 24)) as pilot:
