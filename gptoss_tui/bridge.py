@@ -188,10 +188,10 @@ class Services:
 
         return check(settings, plan, machine)
 
-    def model_facts(self, settings: Settings, plan: Plan | None, machine: Machine | None) -> ModelFacts:
+    def model_facts(self, settings: Settings, machine: Machine | None) -> ModelFacts:
         from gptoss_tui.model_panel import read
 
-        return read(settings, plan, machine, self.runs_root())
+        return read(settings, machine, self.runs_root())
 
     def preview(self, settings: Settings) -> Preview:
         from gptoss_tui.data_panel import read

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,14 +39,33 @@ class ModelFacts:
     checkpoint: Inspection | None
     """The directory of model.checkpoint."""
     output: Disk
-    disk_gib: dict[str, float]
-    """What the run will write, by what it is; empty without a plan."""
-    ram_gib: dict[str, float]
-    """What each step needs of host memory; empty without a plan."""
-    machine_ram_gib: float
 
 
-def read(settings: Settings, plan: Plan | None, machine: Machine | None, runs_root: Path) -> ModelFacts:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a run takes of its host; nothing without a plan."""
+
+    disk_gib: Mapping[str, float] = field(default_factory=dict)
+    """What it will write, by what it is."""
+    ram_gib: Mapping[str, float] = field(default_factory=dict)
+    """Host memory, by the step."""
+    machine_ram_gib: float = 0.0
+
+
+def needs(settings: Settings, plan: Plan | None, machine: Machine | None, model: Model) -> Needs:
+    """What the run of a plan takes."""
+    from engine import preflight
+
+    if plan is None:
+        return Needs()
+    return Needs(
+        disk_gib=preflight.disk_need_gib(settings, plan, model),
+        ram_gib=preflight.memory_need_gib(settings, plan, model),
+        machine_ram_gib=machine.ram_gib if machine else 0.0,
+    )
+
+
+def read(settings: Settings, machine: Machine | None, runs_root: Path) -> ModelFacts:
     """Look at the cache, the named directories and the disks; reads headers, no weights. For a thread.
 
     Raises EngineError for a model or a directory that cannot be used.
@@ -69,18 +89,15 @@ def read(settings: Settings, plan: Plan | None, machine: Machine | None, runs_ro
         source=inspect(Path(chosen.path)) if chosen.path and settings.training.goal != "pretrain" else None,
         checkpoint=inspect(Path(chosen.checkpoint)) if chosen.checkpoint else None,
         output=replace(described, path=str(output)) if described is not None else read_disk("runs", output),
-        disk_gib=preflight.disk_need_gib(settings, plan, model) if plan else {},
-        ram_gib=preflight.memory_need_gib(settings, plan, model) if plan else {},
-        machine_ram_gib=machine.ram_gib if machine else 0.0,
     )
 
 
-def rows(facts: ModelFacts, width: int) -> list[Row]:
+def rows(facts: ModelFacts, needed: Needs, width: int) -> list[Row]:
     """The facts as `name  sentence`, what stands in the way marked."""
     model = facts.model
     size = f"{words.count(model.parameters)} parameters, {words.count(model.active_parameters)} of them for each token"
     shape = f"{size}; {model.layers} layers, {model.experts} experts of which {model.top_k} are used"
-    told: list[Told] = [*_weights(facts), *_room(facts), ("model", "", shape)]
+    told: list[Told] = [*_weights(facts), *_room(needed, facts.output), ("model", "", shape)]
     if facts.goal != "pretrain" and not facts.checkpoint and _is_mxfp4(facts):
         told.append(("format", "", _FORMAT))
     return told_rows(told, width)
@@ -147,18 +164,18 @@ def _config(hub: HubFacts) -> Told:
     return ("download", "", f"config and tokenizer of {hub.repository}, a few megabytes")
 
 
-def _room(facts: ModelFacts) -> list[Told]:
+def _room(needed: Needs, output: Disk) -> list[Told]:
     """Whether disk and memory are enough for what the run does with the model."""
     told: list[Told] = []
-    if need := sum(facts.disk_gib.values()):
-        parts = ", ".join(f"{_gib(size)} for {what}" for what, size in facts.disk_gib.items())
-        free = facts.output.free_gib
-        verdict = f"{_gib(need)} of {_gib(free)} free in {facts.output.path}: {parts}"
+    if need := sum(needed.disk_gib.values()):
+        parts = ", ".join(f"{_gib(size)} for {what}" for what, size in needed.disk_gib.items())
+        free = output.free_gib
+        verdict = f"{_gib(need)} of {_gib(free)} free in {output.path}: {parts}"
         told.append(("disk", "bad" if need > free else "good", verdict))
-    if facts.ram_gib:
-        step, most = max(facts.ram_gib.items(), key=lambda item: item[1])
-        verdict = f"{_gib(most)} of {_gib(facts.machine_ram_gib)} at most, while {step}"
-        told.append(("memory", "bad" if most > facts.machine_ram_gib else "good", verdict))
+    if needed.ram_gib:
+        step, most = max(needed.ram_gib.items(), key=lambda item: item[1])
+        verdict = f"{_gib(most)} of {_gib(needed.machine_ram_gib)} at most, while {step}"
+        told.append(("memory", "bad" if most > needed.machine_ram_gib else "good", verdict))
     return told
 
 

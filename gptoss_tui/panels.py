@@ -33,10 +33,21 @@ class Panel:
     title: str
     look: Callable[[Basis], Any]
     """Slow; called in a thread."""
-    rows: Callable[[Any, int], list[Row]]
-    """The rows of what `look` found, for a width."""
+    rows: Callable[[Any, Basis, int], list[Row]]
+    """The rows of what `look` found and of what follows from it, for a width."""
     depends: Callable[[Basis], object]
-    """Nothing is looked up again while this stays the same."""
+    """Nothing is looked up again while this stays the same. The plan is not in it: both are made at once."""
+
+
+def model_of(basis: Basis) -> object:
+    """What is found out about a model depends on."""
+    chosen = basis.settings
+    return chosen.model, chosen.training.goal, chosen.output.directory, basis.machine is None
+
+
+def _model_rows(facts: model_panel.ModelFacts, basis: Basis, width: int) -> list[Row]:
+    needed = model_panel.needs(basis.settings, basis.plan, basis.machine, facts.model)
+    return model_panel.rows(facts, needed, width)
 
 
 def data_of(basis: Basis) -> object:
@@ -48,14 +59,14 @@ def data_of(basis: Basis) -> object:
 PANELS = {
     "model": Panel(
         title="what becomes of it",
-        look=lambda basis: basis.services.model_facts(basis.settings, basis.plan, basis.machine),
-        rows=model_panel.rows,
-        depends=lambda basis: (basis.settings, basis.plan is None, basis.machine is None),
+        look=lambda basis: basis.services.model_facts(basis.settings, basis.machine),
+        rows=_model_rows,
+        depends=model_of,
     ),
     "data": Panel(
         title="the first records",
         look=lambda basis: basis.services.preview(basis.settings),
-        rows=data_panel.rows,
+        rows=lambda preview, _, width: data_panel.rows(preview, width),
         depends=data_of,
     ),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from engine.findings import Finding, error
 from engine.plan.plan import Plan
 from engine.settings import Settings
@@ -10,6 +12,9 @@ from gptoss_tui.bridge import Answer, Failure
 from gptoss_tui.draft import Draft
 from gptoss_tui.panels import Basis
 from gptoss_tui.screens.launching import Launching
+
+if TYPE_CHECKING:
+    from engine.machine import Machine
 
 PATIENCE_S = 0.3
 """Checks look at disks and ask other programs, and other layouts take the planner many times longer than one: both
@@ -27,6 +32,8 @@ class Planning(Launching):
         self.draft = draft
         self.outcome: Plan | Failure | None = None
         self._findings: tuple[Finding, ...] = ()
+        self._planned_for: tuple[Settings, Machine] | None = None
+        """What the last plan was asked for."""
         self._patience = self.set_timer(0, self.look_closer, pause=True)
 
     def planned(self) -> None:
@@ -57,14 +64,24 @@ class Planning(Launching):
             machine=None if isinstance(machine, Failure) else machine,
         )
 
-    def replan(self) -> None:
-        """Ask for the plan of the draft as it is now."""
+    def replan(self) -> bool:
+        """Ask for the plan of the draft as it is now; True when it is still to come."""
         machine = self.cockpit.machine
         if isinstance(machine, Failure):
             self._planned_outcome(machine)
         elif machine is not None:
             settings, plan = self.draft.settings, self.cockpit.services.plan
+            is_asking = self.is_asking("plan")
+            if (settings, machine) == self._planned_for and (is_asking or isinstance(self.outcome, Plan)):
+                # As when what was typed is no value: then the last one holds.
+                if not is_asking:
+                    self.checked()
+                    self.look_closer_soon()
+                return is_asking
+            self._planned_for = settings, machine
             self.ask("plan", lambda: plan(settings, machine, with_alternatives=False))
+            return True
+        return False
 
     def look_closer_soon(self) -> None:
         """Look closer as soon as nobody types."""

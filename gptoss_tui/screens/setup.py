@@ -280,8 +280,11 @@ class SetupScreen(Reviewing):
             self.notify(f"The draft is not kept: {problem.message}", severity="warning")
         for form in self._forms:
             form.show_what_matters()
+        pane = self._panes.get(self._station)
         if self.cockpit.machine is None:
-            self._look()  # else when the plan is there: what is told below the fields depends on it
+            self._look()
+        elif isinstance(pane, Form):
+            pane.look_ahead(self.basis)  # what follows from the plan as well is told when it is there
         self._replan()
         if (offered := (self.draft.can_undo, self.draft.can_redo)) != self._offered:
             self._offered = offered
@@ -317,9 +320,8 @@ class SetupScreen(Reviewing):
 
     def _replan(self) -> None:
         self._draw_rail()
-        if self.cockpit.machine is not None:
+        if self.replan():
             self._consequence.expect()
-        self.replan()
 
     @on(Answer)
     def answered(self, answer: Answer) -> None:

@@ -123,6 +123,12 @@ class Form(VerticalScroll, can_focus=False):
             elif isinstance(child, LengthField):
                 child.look(basis)
 
+    def look_ahead(self, basis: Basis) -> None:
+        """Look up what the station will tell when the plan is there."""
+        for child in self.children:
+            if isinstance(child, StationPanel):
+                child.look_ahead(basis)
+
     def show_what_matters(self) -> None:
         """Hide the fields that change nothing under the other answers, and show those that are needed now."""
         is_open = self._open

@@ -104,14 +104,13 @@ class FakeServices(Services):
     def check(self, settings: Settings, plan: Plan, machine: Machine) -> tuple[Finding, ...]:
         return self.findings
 
-    def model_facts(self, settings: Settings, plan: Plan | None, machine: Machine | None) -> ModelFacts:
+    def model_facts(self, settings: Settings, machine: Machine | None) -> ModelFacts:
         model = models.find(settings)
         cache = Disk(purpose="hugging face cache", path="/cache/hub", free_gib=500.0)
         hub = HubFacts(repository=model.published, cache=cache) if model.published else None
         return ModelFacts(
             model=model, goal=settings.training.goal, hub=hub, download_gib=12.8, source=None, checkpoint=None,
-            output=Disk(purpose="runs", path="/runs", free_gib=900.0), disk_gib={"2 checkpoints": 30.0},
-            ram_gib={"training": 2.1}, machine_ram_gib=self._machine.ram_gib,
+            output=Disk(purpose="runs", path="/runs", free_gib=900.0),
         )  # fmt: skip
 
     def preview(self, settings: Settings) -> Preview:

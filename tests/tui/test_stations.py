@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,13 @@ from engine.finetune_settings import GOALS
 from engine.hardware.host import Disk
 from engine.models import CATALOGUE
 from engine.options import Option
+from engine.plan.plan import Plan
 from engine.preflight_facts import HubFacts
 from engine.settings import OPTIONS, Settings
 from gptoss_tui import data_panel, model_panel
 from gptoss_tui.bridge import Services
 from gptoss_tui.draft import Draft
-from gptoss_tui.model_panel import ModelFacts
+from gptoss_tui.model_panel import ModelFacts, Needs
 from gptoss_tui.screens.asking import AskScreen
 from gptoss_tui.screens.choose import ChooseScreen
 from gptoss_tui.screens.confirm import ConfirmScreen
@@ -32,6 +34,7 @@ from gptoss_tui.widgets.choices import Choices
 from gptoss_tui.widgets.field import Field, field_of
 from gptoss_tui.widgets.length_field import LengthField
 from gptoss_tui.widgets.station_panel import StationPanel
+from tests.limits import LIMIT_S
 from tests.tui.doubles import dgx, until
 from tests.tui.test_setup import consequence, focus_option, focused_key, open_station
 
@@ -70,7 +73,7 @@ def test_what_this_host_has_says_nothing_about_a_machine_that_is_described(tmp_p
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     kinds = {finding.key.partition(".")[0] for finding in services.check(settings, plan, machine)}
     assert not kinds & {"disk", "packages", "hub"}
-    facts = services.model_facts(settings, plan, machine)
+    facts = services.model_facts(settings, machine)
     assert facts.output.free_gib == 27_000
 
 
@@ -114,6 +117,52 @@ async def test_model_what_is_downloaded_where_to_and_what_becomes_of_it(make_set
         await choose(pilot, app, "tiny")
         await until(pilot, lambda: "nothing is downloaded" in panel(app))
         assert "MXFP4" not in panel(app)
+
+
+async def test_model_what_is_told_goes_with_the_plan(make_setup, services, monkeypatch):
+    app = make_setup()
+    plan, is_let_go, asked = services.plan, threading.Event(), []
+
+    def slow_plan(settings, machine, **options):
+        if settings.model.name == "gpt-oss-120b":
+            asked.append(settings)
+            is_let_go.wait(LIMIT_S)
+        return plan(settings, machine, **options)
+
+    monkeypatch.setattr(services, "plan", slow_plan)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await open_station(pilot, app, "model")
+        await until(pilot, lambda: "20.9B parameters" in panel(app))
+        (told,) = [one for one in app.screen.query(StationPanel) if one.parent.display]
+        await choose(pilot, app, "gpt-oss-120b")
+        await until(pilot, lambda: asked and told._facts is not None and told._facts.model.name == "gpt-oss-120b")
+        assert "20.9B parameters" in panel(app)
+        is_let_go.set()
+        await until(pilot, lambda: "117B parameters" in panel(app))
+
+
+async def test_training_what_is_no_value_changes_no_plan(make_setup, services, monkeypatch):
+    app = make_setup()
+    plan, planned = services.plan, []
+
+    def counted(settings, machine, **options):
+        planned.append(settings)
+        return plan(settings, machine, **options)
+
+    monkeypatch.setattr(services, "plan", counted)
+    async with app.run_test(size=(120, 36)) as pilot:
+        await focus_option(pilot, app, "training.iterations")
+        await until(pilot, lambda: isinstance(app.screen.outcome, Plan) and not app.screen.is_asking("plan"))
+        before = len(planned)
+        await pilot.press("end", "x")
+        await until(pilot, lambda: "✗ Training" in app.screen.query_one("#rail").text)
+        assert "training.iterations" in consequence(app)
+        await pilot.press("backspace")
+        await until(pilot, lambda: "✗ Training" not in app.screen.query_one("#rail").text)
+        assert "training.iterations" not in consequence(app)
+        assert len(planned) == before
+        await pilot.press("1")
+        await until(pilot, lambda: len(planned) > before)
 
 
 async def test_model_a_token_is_used_and_not_kept(make_setup, monkeypatch, tmp_path):
@@ -408,15 +457,14 @@ async def test_review_offers_a_rehearsal_and_keeps_the_draft(make_setup, service
 # --- what the model panel says ---------------------------------------------------------------
 
 
-def told(**changes: object) -> str:
+def told(needs: Needs | None = None, **changes: object) -> str:
     model = CATALOGUE["gpt-oss-20b"]
     hub = HubFacts(repository=model.published, cache=Disk(purpose="cache", path="/hub", free_gib=100.0))
     facts = {
         "model": model, "goal": "continue", "hub": hub, "download_gib": 12.8, "source": None, "checkpoint": None,
-        "output": Disk(purpose="runs", path="/runs", free_gib=900.0), "disk_gib": {}, "ram_gib": {},
-        "machine_ram_gib": 64.0, **changes,
+        "output": Disk(purpose="runs", path="/runs", free_gib=900.0), **changes,
     }  # fmt: skip
-    lines = model_panel.rows(ModelFacts(**facts), 100)
+    lines = model_panel.rows(ModelFacts(**facts), needs or Needs(), 100)
     return "\n".join("".join(text for text, _ in row) for row in lines)
 
 
@@ -438,8 +486,11 @@ def hub(**changes: object) -> HubFacts:
         ({"goal": "pretrain"}, "random ones"),
         ({"goal": "pretrain", "hub": hub(has_config=True)}, "✓ nothing: config and tokenizer are in the cache"),
         ({"goal": "pretrain", "hub": hub(is_offline=True)}, "✗ config and tokenizer"),
-        ({"disk_gib": {"2 checkpoints": 1000.0}}, "✗ 1,000 GiB of 900 GiB free in /runs"),
-        ({"ram_gib": {"converting": 80.0}}, "✗ 80.0 GiB of 64.0 GiB at most, while converting"),
+        ({"needs": Needs(disk_gib={"2 checkpoints": 1000.0})}, "✗ 1,000 GiB of 900 GiB free in /runs"),
+        (
+            {"needs": Needs(ram_gib={"converting": 80.0}, machine_ram_gib=64.0)},
+            "✗ 80.0 GiB of 64.0 GiB at most, while converting",
+        ),
     ],
 )
 def test_the_model_panel_names_what_stands_in_the_way(changes, expected):
