@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from engine import settings_file
-from engine.errors import LaunchError, RunError
+from engine.errors import LaunchError, RunError, UnreadableError
 from engine.plan.layout import Layout
 from engine.plan.plan import Plan, PlannedStep
 from engine.processes import ProcessId
@@ -90,6 +91,29 @@ def test_what_the_prepare_step_sets_holds_for_the_training(make_run, monkeypatch
     supervisor._update(supervisor=None)  # it is this very process, which `make_run` must not end
     assert supervisor.settings.training.iterations == 7
     assert supervisor.health.space is not guard
+
+
+@pytest.mark.parametrize(("failures", "outcome"), [(1, Outcome.FINISHED), (2, Outcome.FAILED)])
+def test_what_cannot_be_read_is_tried_again_as_often_as_anything_else(make_run, monkeypatch, failures, outcome):
+    run = make_run({})
+    supervisor = Supervisor(run)
+    unreadable = UnreadableError.of("/share/.metadata", OSError(errno.EIO, os.strerror(errno.EIO)))
+    attempts = [unreadable] * failures
+    ended: list[bool] = []
+
+    def attempt(step):
+        if attempts:
+            raise attempts.pop()
+        return Verdict(outcome=Outcome.FINISHED)
+
+    monkeypatch.setattr(supervisor, "_attempt", attempt)
+    monkeypatch.setattr(supervisor, "end_processes", lambda: ended.append(True))
+    verdict = supervisor._carry_out_step(supervisor.plan.steps[1])
+    assert verdict.outcome is outcome
+    assert len(ended) == failures and _kinds(run) == ["restart"]
+    assert "/share/.metadata" in next(iter(read_records(run.events)))["message"]
+    if outcome is Outcome.FAILED:
+        assert "/share/.metadata" in verdict.message and verdict.hint
 
 
 def test_all_steps_finish_in_order(make_run):
