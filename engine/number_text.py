@@ -43,3 +43,10 @@ def read_number(text: str, unit: str = "") -> int | float | None:
     if abs(number) > _HIGHEST:
         return math.copysign(math.inf, number)
     return int(number) if number == number.to_integral_value() else float(number)
+
+
+def size_text(gib: float) -> str:
+    """A size for people to read, three digits of it or so: `1,234 GiB`, `12.8 GiB`, `37.5 MiB`."""
+    if gib >= 100:
+        return f"{gib:,.0f} GiB"
+    return f"{gib:.1f} GiB" if gib >= 0.05 else f"{gib * 1024:.1f} MiB"

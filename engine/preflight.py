@@ -15,6 +15,7 @@ from engine import models, versions
 from engine.findings import Finding, by_severity, error, info, warning
 from engine.machine import Machine
 from engine.models import Model
+from engine.number_text import size_text
 from engine.paths import expanded
 from engine.plan import finetune, schedule
 from engine.plan.plan import Plan
@@ -166,11 +167,11 @@ def _paths(settings: Settings, plan: Plan, facts: Facts) -> Iterator[Finding]:
 def _disk(settings: Settings, plan: Plan, model: Model, facts: Facts) -> Iterator[Finding]:
     need = disk_need_gib(settings, plan, model, facts.data_bytes)
     total, free = sum(need.values()), facts.output.free_gib
-    parts = ", ".join(f"{_gib(size)} for {what}" for what, size in need.items())
+    parts = ", ".join(f"{size_text(size)} for {what}" for what, size in need.items())
     why = f"it writes {parts}"
     fix = "free some, --set output.directory=DIR or keep fewer: --set output.keep_checkpoints=1"
     if total > free:
-        what = f"the run needs {_gib(total)} in {facts.output.path}, and {_gib(free)} are free"
+        what = f"the run needs {size_text(total)} in {facts.output.path}, and {size_text(free)} are free"
         yield error("disk.full", what, why, fix, ignorable=True)
     elif total > 0.8 * free:
         what = f"the run will fill {total / free:.0%} of the room in {facts.output.path}"
@@ -186,12 +187,12 @@ def _memory(settings: Settings, plan: Plan, model: Model, machine: Machine) -> I
     need = memory_need_gib(settings, plan, model)
     step, most = max(need.items(), key=lambda item: item[1])
     if most > machine.ram_gib:
-        what = f"{step} needs about {_gib(most)} of memory, and this node has {_gib(machine.ram_gib)}"
+        what = f"{step} needs about {size_text(most)} of memory, and this node has {size_text(machine.ram_gib)}"
         other = ", or convert elsewhere and set model.checkpoint" if step == "converting" else ", or more nodes"
         fix = f"use a node with more memory{other}"
         yield error("memory.full", what, "the kernel would kill a worker", fix, ignorable=True)
     elif most > machine.ram_free_gib:
-        what = f"{step} needs about {_gib(most)} of memory, and {_gib(machine.ram_free_gib)} are free now"
+        what = f"{step} needs about {size_text(most)} of memory, and {size_text(machine.ram_free_gib)} are free now"
         yield warning("memory.busy", what, "the kernel may kill a worker", "end other programs first")
 
 
@@ -209,7 +210,8 @@ def _hub(settings: Settings, plan: Plan, model: Model, hub: HubFacts | None) -> 
         return
     size = download_gib(model) if needs_weights else 0.1
     if size > hub.cache.free_gib:
-        what = f"downloading {hub.repository} takes {_gib(size)}, and {hub.cache.path} has {_gib(hub.cache.free_gib)}"
+        free = size_text(hub.cache.free_gib)
+        what = f"downloading {hub.repository} takes {size_text(size)}, and {hub.cache.path} has {free}"
         yield error(
             "hub.disk", what, "the download would be cut off", "set HF_HOME to a disk with room", ignorable=True
         )
@@ -218,7 +220,7 @@ def _hub(settings: Settings, plan: Plan, model: Model, hub: HubFacts | None) -> 
         yield error("hub.cache", what, "the model cannot be downloaded", "set HF_HOME to a directory of yours")
     else:
         why = "the model is not gated" + ("" if hub.has_token else "; without HF_TOKEN the hub may slow it down")
-        yield info("hub.download", f"the first step downloads {hub.repository}, {_gib(size)}", why)
+        yield info("hub.download", f"the first step downloads {hub.repository}, {size_text(size)}", why)
 
 
 def _network(settings: Settings, plan: Plan, facts: Facts) -> Iterator[Finding]:
@@ -259,11 +261,11 @@ def _tracker(settings: Settings, facts: Facts) -> Iterator[Finding]:
 
 def _limits(plan: Plan, machine: Machine) -> Iterator[Finding]:
     if plan.device == "gpu" and machine.shm_gib < SHM_GIB:
-        what = f"/dev/shm has {_gib(machine.shm_gib)}"
+        what = f"/dev/shm has {size_text(machine.shm_gib)}"
         why = "NCCL and the data loaders share memory there and end with a bus error"
         yield error("limits.shm", what, why, "docker run --ipc=host, or --shm-size=16g", ignorable=True)
     if plan.nodes > 1 and machine.network_gb_per_s and machine.memlock_gib is not None:
-        what = f"only {_gib(machine.memlock_gib)} may be locked in memory (ulimit -l)"
+        what = f"only {size_text(machine.memlock_gib)} may be locked in memory (ulimit -l)"
         why = "NCCL registers memory with the network adapter and fails"
         yield error(
             "limits.memlock", what, why, "ulimit -l unlimited, or docker run --ulimit memlock=-1", ignorable=True
@@ -290,7 +292,3 @@ def _gpus(settings: Settings, plan: Plan, machine: Machine) -> Iterator[Finding]
             what = f"{gpu.name} has compute capability {have}; {precision} needs {want}"
             yield error("gpu.precision", what, "its kernels do not exist for this GPU", "--set training.precision=fp32")
             break
-
-
-def _gib(size: float) -> str:
-    return f"{size:,.0f} GiB" if size >= 100 else f"{size:.1f} GiB"

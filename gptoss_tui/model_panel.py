@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.number_text import size_text
 from engine.paths import expanded
 from gptoss_tui import words
 from gptoss_tui.widgets.canvas import Row
@@ -168,13 +169,13 @@ def _room(needed: Needs, output: Disk) -> list[Told]:
     """Whether disk and memory are enough for what the run does with the model."""
     told: list[Told] = []
     if need := sum(needed.disk_gib.values()):
-        parts = ", ".join(f"{_gib(size)} for {what}" for what, size in needed.disk_gib.items())
+        parts = ", ".join(f"{size_text(size)} for {what}" for what, size in needed.disk_gib.items())
         free = output.free_gib
-        verdict = f"{_gib(need)} of {_gib(free)} free in {output.path}: {parts}"
+        verdict = f"{size_text(need)} of {size_text(free)} free in {output.path}: {parts}"
         told.append(("disk", "bad" if need > free else "good", verdict))
     if needed.ram_gib:
         step, most = max(needed.ram_gib.items(), key=lambda item: item[1])
-        verdict = f"{_gib(most)} of {_gib(needed.machine_ram_gib)} at most, while {step}"
+        verdict = f"{size_text(most)} of {size_text(needed.machine_ram_gib)} at most, while {step}"
         told.append(("memory", "bad" if most > needed.machine_ram_gib else "good", verdict))
     return told
 
@@ -186,8 +187,4 @@ def _is_mxfp4(facts: ModelFacts) -> bool:
 
 
 def _size(amount: int) -> str:
-    return _gib(amount / GIB)
-
-
-def _gib(size: float) -> str:
-    return f"{size:,.0f} GiB" if size >= 100 else f"{size:.1f} GiB" if size >= 0.05 else f"{size * 1024:.1f} MiB"
+    return size_text(amount / GIB)

@@ -15,7 +15,7 @@ from engine.cli import parser
 from engine.cli.examples import EXAMPLES
 from engine.cli.numbers import Number
 from engine.errors import SettingsError
-from engine.number_text import read_number
+from engine.number_text import read_number, size_text
 from engine.settings import parse_assignments
 
 
@@ -57,6 +57,14 @@ def test_numbers_as_people_write_them(text, number):
 )
 def test_what_is_no_number(text):
     assert read_number(text) is None
+
+
+@pytest.mark.parametrize(
+    ("gib", "text"),
+    [(1234.4, "1,234 GiB"), (12.84, "12.8 GiB"), (0.04, "41.0 MiB"), (0, "0.0 MiB")],
+)
+def test_sizes_for_people(gib, text):
+    assert size_text(gib) == text
 
 
 def test_a_unit_may_be_said():
