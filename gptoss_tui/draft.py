@@ -34,6 +34,8 @@ class Draft:
         """The preset it started from; empty for the defaults."""
         self.settings = self.base
         self.problems: dict[str, Problem] = {}
+        self.length_text = ""
+        """What was typed as the length in another unit; as far as it is one it stands in the iterations."""
         self._texts: dict[str, str] = {}
         self._past: list[_Step] = []
         self._future: list[_Step] = []
@@ -115,6 +117,7 @@ class Draft:
             "base": to_tables(self.base),
             "settings": to_tables(self.settings),
             "texts": {key: self._texts[key] for key in self.problems},
+            "length": self.length_text,
         }
         # Replaced whole, but not forced to the disk: this happens at every key press.
         new = path.with_suffix(".new")
@@ -134,6 +137,7 @@ class Draft:
             for key, text in value["texts"].items():
                 if key in OPTIONS:
                     draft._put(key, str(text))
+            draft.length_text = str(value.get("length", ""))[:LONGEST_TEXT]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, EngineError):
             return None
         return draft

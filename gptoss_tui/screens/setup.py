@@ -272,12 +272,15 @@ class SetupScreen(Reviewing):
             self._rail.focus()
         self._after_edit()
 
-    def _after_edit(self) -> None:
+    def _keep_draft(self) -> None:
         self._goes_on = True  # from now on it is this draft that is kept
         services = self.cockpit.services
         problem = None if services.is_watching else attempt(partial(services.keep_draft, self.draft))
         if isinstance(problem, Failure):
             self.notify(f"The draft is not kept: {problem.message}", severity="warning")
+
+    def _after_edit(self) -> None:
+        self._keep_draft()
         for form in self._forms:
             form.show_what_matters()
         pane = self._panes.get(self._station)
@@ -363,6 +366,11 @@ class SetupScreen(Reviewing):
         pane = self._panes.get(self._station)
         if isinstance(pane, Form):
             pane.look(self.basis, again=again)
+
+    @on(LengthField.Typed)
+    def length_typed(self, event: LengthField.Typed) -> None:
+        self.draft.length_text = event.text
+        self._keep_draft()
 
     @on(LengthField.Converted)
     def length_converted(self, event: LengthField.Converted) -> None:

@@ -62,7 +62,7 @@ class Form(VerticalScroll, can_focus=False):
             if not option.advanced or self._shows_advanced or option.key in is_open:
                 yield self._make_field(option, is_open)
             if option.key == "training.iterations":
-                yield LengthField()
+                yield LengthField(self._draft.length_text)
         if panel := PANELS.get(self.station.key):
             yield StationPanel(panel)
         yield Button(f"Next: {self._next_title}", compact=True, classes="next")

@@ -34,6 +34,13 @@ class LengthField(Vertical):
         "that can be counted here (of chats the prepare step counts them exactly), hours a plan that predicts a speed."
     )
 
+    class Typed(Message):
+        """The text is another one, whether it can be converted or not."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
+
     class Converted(Message):
         """What was typed, as settings."""
 
@@ -51,8 +58,9 @@ class LengthField(Vertical):
     class Accepted(Message):
         """The person is done with this field."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: str = "") -> None:
         super().__init__()
+        self._text = text
         self._followed: int | None = None
         self._basis: Basis | None = None
         self._pace: Pace | None = None
@@ -60,7 +68,7 @@ class LengthField(Vertical):
         self._data_tokens: float | None = None
         self._label = Canvas(classes="field-label")
         self._note = Note()
-        self.control = LineInput(placeholder="2B tokens, 3 epochs, 10 h", most=LONGEST_TEXT, id="length")
+        self.control = LineInput(text, placeholder="2B tokens, 3 epochs, 10 h", most=LONGEST_TEXT, id="length")
 
     def compose(self) -> ComposeResult:
         with Horizontal():
@@ -104,7 +112,11 @@ class LengthField(Vertical):
     @on(Input.Changed)
     def typed(self, event: Input.Changed) -> None:
         event.stop()
-        self._convert()
+        # An Input tells of its first text too: what was converted once need not come to the same again.
+        if event.value != self._text:
+            self._text = event.value
+            self.post_message(self.Typed(event.value))
+            self._convert()
 
     @on(Input.Submitted)
     def accepted(self, event: Input.Submitted) -> None:

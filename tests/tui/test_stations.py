@@ -222,6 +222,25 @@ async def test_training_a_length_in_any_unit(make_setup, typed, iterations):
         await until(pilot, lambda: app.screen.draft.settings.training.iterations == 5000)
 
 
+async def test_training_a_length_comes_back_as_it_was_typed(make_setup, make_app):
+    app = make_setup()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await open_station(pilot, app, "training")
+        app.screen.query_one(LengthField).control.focus()
+        await pilot.press(*"2M tokens!")
+        await until(pilot, lambda: (kept := Draft.load()) and kept.length_text == "2M tokens!")
+    again = make_app(SetupScreen)
+    async with again.run_test(size=(80, 24)) as pilot:
+        await open_station(pilot, again, "training")
+        field = again.screen.query_one(LengthField)
+        assert field.control.value == "2M tokens!"
+        assert again.screen.draft.settings.training.iterations == 4
+        again.screen._form("training").focus_option("training.iterations")
+        await pilot.press("end", "2")
+        await until(pilot, lambda: again.screen.draft.settings.training.iterations == 42)
+        assert field.control.value == "2M tokens!"
+
+
 async def test_training_the_length_follows_the_batch_and_says_what_it_cannot(make_setup):
     app = make_setup()
     async with app.run_test(size=(80, 24)) as pilot:
