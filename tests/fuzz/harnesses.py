@@ -26,11 +26,11 @@ from engine.monitor import diagnose, history, report, tensorboard
 from engine.monitor.alert import Facts
 from engine.monitor.alerts import AlertWatch
 from engine.monitor.metrics import LogReader, Record
+from engine.monitor.record import parse_record
 from engine.monitor.sources import parse_json
 from engine.monitor.tensorboard import EventFile
 from engine.monitor.wandb_file import WandbFile
 from engine.plan.plan import Plan
-from engine.run.directory import parse_record
 from engine.run.state import State
 from engine.settings import Settings
 from tests.security import hostile
@@ -202,7 +202,7 @@ def _settings_seeds() -> list[bytes]:
 
 
 def _env_seeds() -> list[bytes]:
-    values = {"GPUS_PER_NODE": 8, "NUM_NODES": 2, "MASTER_ADDR": "node01", "NCCL_DEBUG": "INFO"}
+    values: dict[str, str | int] = {"GPUS_PER_NODE": 8, "NUM_NODES": 2, "MASTER_ADDR": "node01", "NCCL_DEBUG": "INFO"}
     return [env_file.render(values).encode()]
 
 

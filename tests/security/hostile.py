@@ -68,7 +68,8 @@ def zipped(data: bytes, *more: tuple[str, bytes], name: str = "archive/data.pkl"
 
 def legacy(*, at: int, evil: bytes) -> bytes:
     """What torch.save wrote before 1.6: five pickles, of which the one `at` is `evil`."""
-    parts = [pickle.dumps(value, 2) for value in (MAGIC_NUMBER, PROTOCOL, {"little_endian": True}, {"a": 1}, [])]
+    values: tuple[object, ...] = (MAGIC_NUMBER, PROTOCOL, {"little_endian": True}, {"a": 1}, [])
+    parts = [pickle.dumps(value, 2) for value in values]
     parts[at] = evil
     return b"".join(parts)
 

@@ -14,6 +14,6 @@ REPORT = {
 }
 
 
-def test_vulnerabilities_are_told_from_what_could_not_be_asked():
+def test_vulnerabilities_are_told_from_what_could_not_be_asked() -> None:
     assert judge(REPORT) == (["bad 2: PYSEC-1, mended in 2.1"], 2, 1)
     assert judge({}) == ([], 0, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from gptoss_tui.__main__ import main
 
 
 @pytest.fixture
-def umask():
+def umask() -> Iterator[Callable[[int], int]]:
     """Sets the umask; the one before comes back."""
     before = os.umask(0o022)
     yield os.umask
@@ -59,13 +60,17 @@ def test_a_table_for_which_there_is_no_room_leaves_the_old_one(tmp_path: Path, m
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_a_report_has_the_mode_that_a_person_wants_for_files(mask, mode, umask, tmp_path: Path) -> None:
+def test_a_report_has_the_mode_that_a_person_wants_for_files(
+    mask: int, mode: int, umask: Callable[[int], int], tmp_path: Path
+) -> None:
     umask(mask)
     exports.write(tmp_path / "page.md", "a page")
     assert _mode(tmp_path / "page.md") == mode
 
 
-def test_directories_of_one_s_own_are_for_nobody_else(umask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_directories_of_one_s_own_are_for_nobody_else(
+    umask: Callable[[int], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Others in the group could put a command for alerts there, or a preset."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

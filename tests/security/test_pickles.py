@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,7 +109,7 @@ def test_what_cannot_be_looked_through_is_refused(data: bytes, tmp_path: Path) -
         {"before": hostile.emit(hostile.Made(hostile.BYTES, {}))[:-1] + b"}b}b0"},
     ],
 )
-def test_an_index_that_torch_might_read_otherwise_is_refused(how: dict[str, object], tmp_path: Path) -> None:
+def test_an_index_that_torch_might_read_otherwise_is_refused(how: dict[str, Any], tmp_path: Path) -> None:
     data = hostile.zipped(hostile.BENIGN)
     (tmp_path / "a.distcp").write_bytes(data)
     (tmp_path / ".metadata").write_bytes(hostile.indexed("a.distcp", len(data)))
@@ -160,8 +161,8 @@ def test_no_name_becomes_another_one() -> None:
     """Old protocols rename what they import: a harmless name must not turn into one that is not."""
     for before, after in _compat_pickle.NAME_MAPPING.items():
         assert danger.is_harmless(*after) or not danger.is_harmless(*before), before
-    for before, after in _compat_pickle.IMPORT_MAPPING.items():
-        assert before == "__builtin__" or not danger.is_harmless(before, "OrderedDict"), (before, after)
+    for module, renamed in _compat_pickle.IMPORT_MAPPING.items():
+        assert module == "__builtin__" or not danger.is_harmless(module, "OrderedDict"), (module, renamed)
 
 
 def test_what_megatron_calls_safe_is_harmless() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,7 @@ from engine.settings import Settings
 from gptoss_tui import log_file, log_lines
 from gptoss_tui.draft import Draft
 from tests.faults import harness
+from tests.limits import LIMIT_S
 
 CANARY = "hf_" + "CanaryThatMustNotBeFoundAnywhere" + "0123"
 NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD")
@@ -82,7 +84,7 @@ def test_a_token_is_found_nowhere(home: Path) -> None:
         rank = harness.ranks_of(run)[0]
         assert CANARY.encode() in Path(f"/proc/{rank.pid}/environ").read_bytes()  # it reaches who needs it
         assert CANARY not in _command_lines()
-        assert start.wait(run, harness.LIMIT_S).status is Status.FINISHED
+        assert start.wait(run, LIMIT_S).status is Status.FINISHED
     finally:
         harness.end(run)
     for words in (("runs", "--json"), ("attach", "run", "--headless"), ("logs", "run"), ("report", "run"),
@@ -91,6 +93,11 @@ def test_a_token_is_found_nowhere(home: Path) -> None:
     assert "finished" in told and (home / "scripts" / "run.sh").exists()
     assert CANARY not in told
     assert _holders(home) == []
+
+
+def _value(key: str, value: str) -> dict[str, Any]:
+    """A setting as a keyword of `harness.make_run`."""
+    return {key: value}
 
 
 @pytest.mark.parametrize("name", ["settings", "preset", "run"])
@@ -102,7 +109,7 @@ def test_a_setting_that_holds_a_token_is_refused(name: str, home: Path) -> None:
         elif name == "preset":
             presets.save("mine", settings)
         else:
-            harness.make_run(home / "runs", home, "run", **{"launch.container_options": f"--env A={CANARY}"})
+            harness.make_run(home / "runs", home, "run", **_value("launch.container_options", f"--env A={CANARY}"))
     assert CANARY not in str(refused.value) + refused.value.hint
     assert _holders(home) == []
     assert not (home / "runs" / "run").exists()
@@ -112,10 +119,10 @@ def test_an_env_file_that_holds_a_token_is_refused(home: Path) -> None:
     outside = home / "cluster.env"
     outside.write_text("NCCL_DEBUG=INFO\nWANDB_API_KEY=0123456789abcdef\n")
     with pytest.raises(SettingsError, match="sets WANDB_API_KEY"):
-        harness.make_run(home / "runs", home, "run", **{"launch.env_file": str(outside)})
+        harness.make_run(home / "runs", home, "run", **_value("launch.env_file", str(outside)))
     assert not (home / "runs" / "run").exists()
     outside.write_text("HF_TOKEN_PATH=/somewhere\nNCCL_DEBUG=INFO\n")
-    harness.make_run(home / "runs", harness.interpreter(home), "run", **{"launch.env_file": str(outside)})
+    harness.make_run(home / "runs", harness.interpreter(home), "run", **_value("launch.env_file", str(outside)))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +145,7 @@ def test_nobody_else_can_read_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     run = harness.make_run(tmp_path, harness.interpreter(tmp_path), "run", ("prepare",))
     try:
         start.launch(run)
-        assert start.wait(run, harness.LIMIT_S).status is Status.FINISHED
+        assert start.wait(run, LIMIT_S).status is Status.FINISHED
     finally:
         harness.end(run)
     assert _mode(run.path) == 0o700
@@ -252,7 +259,7 @@ def test_a_link_in_the_place_of_a_record_is_not_written_through(tmp_path: Path, 
     before = precious.read_text()
     try:
         start.launch(run)
-        assert start.wait(run, harness.LIMIT_S).status is Status.FINISHED
+        assert start.wait(run, LIMIT_S).status is Status.FINISHED
     finally:
         harness.end(run)
     assert precious.read_text() == before
