@@ -40,7 +40,7 @@ class Panel:
 
 
 def model_of(basis: Basis) -> object:
-    """What is found out about a model depends on."""
+    """What the facts about a model depend on."""
     chosen = basis.settings
     return chosen.model, chosen.training.goal, chosen.output.directory, basis.machine is None
 
